@@ -1,0 +1,1 @@
+"""Networks, and how their top layer is found and swapped."""
