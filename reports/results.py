@@ -1,0 +1,67 @@
+"""What a run leaves beside its samples: table3.csv, .md and .tex, fig1.png and .svg."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.run import Notice, Run, write_atomically
+from bench.speed import notices as warnings
+from bench.speed import rows as estimates
+from bench.speed.rows import BreakEven, Row
+from reports import figures, tables
+from reports.series import series_of
+
+FILES = ("table3.csv", "table3.md", "table3.tex", "fig1.png", "fig1.svg")
+
+
+@dataclass(frozen=True)
+class Result:
+    """A run and what was estimated from its samples."""
+
+    run: Run
+    rows: Sequence[Row]
+    break_evens: Sequence[BreakEven] = ()
+    notices: Sequence[Notice] = ()
+
+    @classmethod
+    def of(cls, run: Run) -> "Result":
+        """Estimate everything again from the samples alone."""
+        noticed = (*run.manifest.notices, *run.notices, *warnings.notices(run))
+        return cls(run, estimates.rows(run), estimates.break_evens(run), noticed)
+
+
+def write_all(folder: Path, run: Run) -> list[Path]:
+    """Write the tables and figures of one run, estimated from its samples; their paths in the order of FILES.
+
+    Raises ValueError if there is no row to write, and OSError; a file is then as it was, or complete.
+    """
+    return write_together(folder, [Result.of(run)])
+
+
+def write_together(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """Write the same for results at hand; several runs share each table, and their series the figure.
+
+    Raises ValueError if there is no row to write, and OSError; a file is then as it was, or complete.
+    """
+    series = [series for result in results for series in series_of(result.run, result.rows)]
+    if not series:
+        raise ValueError("nothing to write: no run has a row")
+    paths = [folder / name for name in FILES]
+    csv, markdown, latex, png, svg = paths
+    tables.write_csv(csv, [row for result in results for row in result.rows])
+    write_atomically(markdown, markdown_of(results))
+    write_atomically(latex, tables.latex_of(series))
+    figures.save(figures.draw(series, note=figures.note([result.run.manifest for result in results])), png, svg)
+    return paths
+
+
+def markdown_of(results: Sequence[Result]) -> str:
+    """The Markdown of one run or several, one after the other, and all of them beside the paper's numbers."""
+    sections = [
+        tables.to_markdown(
+            result.rows, notices=result.notices, break_evens=result.break_evens, manifest=result.run.manifest
+        )
+        for result in results
+    ]
+    sections.append(tables.beside_published_markdown([row for result in results for row in result.rows]))
+    return "\n".join(section for section in sections if section)

@@ -1,0 +1,102 @@
+"""Rows as tables and figures see them: one series a setting, named by what tells it from the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bench.run import Manifest, Run
+from bench.speed.rows import Row
+from bench.speed.settings import Setting
+from reports import wording
+
+
+@dataclass(frozen=True)
+class Series:
+    """The rows of one setting: its points ascending by class count, and its control."""
+
+    rows: tuple[Row, ...]
+    setting: Setting | None = None
+    manifest: Manifest | None = field(default=None, repr=False)
+
+    @property
+    def arch(self) -> str:
+        """The network."""
+        return self.rows[0].arch
+
+    @property
+    def points(self) -> tuple[Row, ...]:
+        """All rows but the control."""
+        return tuple(row for row in self.rows if row.kind == "point")
+
+    @property
+    def single(self) -> Row | None:
+        """The point of the single logit."""
+        return next((row for row in self.points if row.classes == 1), None)
+
+    @property
+    def control(self) -> Row | None:
+        """The single logit measured a second time."""
+        return next((row for row in self.rows if row.kind == "control"), None)
+
+
+def split(rows: Sequence[Row]) -> list[Series]:
+    """Cut rows, in the order of bench.speed.rows, into one series a setting.
+
+    A setting ends where what identifies it changes or where the class counts start again.
+    """
+    groups: list[list[Row]] = []
+    for row in rows:
+        if not groups or not _continues(groups[-1], row):
+            groups.append([])
+        groups[-1].append(row)
+    return [Series(tuple(group)) for group in groups]
+
+
+def _continues(group: Sequence[Row], row: Row) -> bool:
+    if _key(group[-1]) != _key(row):
+        return False
+    if row.kind == "control":
+        return all(other.kind == "point" for other in group)
+    return all(other.classes < row.classes for other in group if other.kind == "point")
+
+
+def _key(row: Row) -> tuple[str, str, str, int, str, str]:
+    return row.arch, row.device, row.dtype, row.batch_size, row.compile, row.order
+
+
+def series_of(run: Run, rows: Sequence[Row]) -> list[Series]:
+    """The series of a run, each with its setting.
+
+    A setting without rows yet is passed over; those of one run always differ in something a row knows.
+    """
+    manifest = run.manifest
+    settings: dict[tuple[str, str, str, int, str, str], Setting] = {
+        (each.arch, each.device, each.dtype, each.batch_size, each.compile, each.order): each
+        for each in manifest.settings
+    }
+    return [Series(each.rows, settings.get(_key(each.rows[0])), manifest) for each in split(rows)]
+
+
+def labels(series: Sequence[Series]) -> list[str]:
+    """What tells each series from others of the same network; empty where nothing has to.
+
+    Settings, then hardware and torch, then the time of the run: the first of these that differ.
+    """
+    archs = [each.arch for each in series]
+    described = [_traits(each) for each in series]
+    found = wording.distinguish(archs, described)
+    if len(set(zip(archs, found, strict=True))) == len(series):
+        return found
+    for each, traits in zip(series, described, strict=True):
+        traits["run"] = each.manifest.created if each.manifest else ""
+    found = wording.distinguish(archs, described)
+    if len(set(zip(archs, found, strict=True))) == len(series):
+        return found
+    return [f"{label}, #{index}".removeprefix(", ") for index, label in enumerate(found, start=1)]
+
+
+def _traits(series: Series) -> dict[str, str]:
+    traits = wording.traits(series.setting) if series.setting else wording.row_traits(series.rows[0])
+    if series.manifest is None:
+        return traits
+    hardware = wording.hardware(series.manifest.machine, series.rows[0].device)
+    return {"hardware": hardware, **traits, "torch": f"torch {series.manifest.versions.get('torch', 'unknown')}"}

@@ -1,0 +1,230 @@
+"""Numbers and settings as words: what tables, figure and terminal say alike. Plain values in, text out."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from bench.run import Manifest
+from bench.speed.rows import Row
+from bench.speed.settings import Setting
+
+if TYPE_CHECKING:
+    from bench.machine.fingerprint import Machine
+    from bench.speed.rows import BreakEven
+
+#: Smallest counts written as a power: below these, digits read faster.
+MIN_POWER = 2**10
+
+
+def count(classes: int) -> str:
+    """A class count with its thousands apart: 370,727."""
+    return f"{classes:,}"
+
+
+def exponent(classes: int) -> str | None:
+    """The n of 2^n where `classes` is 2^n, or 2^(n/2) rounded down as in the paper's 2^18.5; None elsewhere."""
+    if classes < MIN_POWER:
+        return None
+    halves = round(2 * math.log2(classes))
+    if halves % 2 == 0:
+        return str(halves // 2) if classes == 1 << (halves // 2) else None
+    return f"{halves / 2}" if classes == math.isqrt(1 << halves) else None
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A positive number to so many significant digits, never in exponent form; whole digits are never cut."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{max(0, decimals)}f}"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Seconds as milliseconds to four significant digits, without the unit; empty for None."""
+    return "" if seconds is None else significant(1e3 * seconds, 4)
+
+
+def speedup(value: float | None) -> str:
+    """A speedup to two decimals as the paper prints it, three significant digits at least; empty for None."""
+    if value is None:
+        return ""
+    return f"{value:.2f}" if value >= 1 else significant(value)
+
+
+def interval(row: Row, between: str = " .. ") -> str:
+    """The 95 % interval of a row's speedup; empty where there is none, and for the single logit, which is 1."""
+    if row.speedup_low is None or row.speedup_high is None or (row.kind == "point" and row.classes == 1):
+        return ""
+    return f"{row.speedup_low:.3f}{between}{row.speedup_high:.3f}"
+
+
+def classes_of(row: Row) -> str:
+    """The class count of a row, which for the control says so."""
+    return f"{count(row.classes)} (control)" if row.kind == "control" else count(row.classes)
+
+
+def status(row: Row) -> str:
+    """How far a row has come, in a word or two: its failure, rounds done, marked samples."""
+    if row.status != "ok":
+        return row.status
+    if row.rounds_done == 0:
+        return "waiting"
+    marked = f", {row.marked_samples} marked" if row.marked_samples else ""
+    return f"{row.rounds_done} rounds{marked}"
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """One line for every point that failed: which, how, and why."""
+    return [failure(row) for row in rows if row.status != "ok"]
+
+
+def failure(row: Row) -> str:
+    """Which point failed, how, and why."""
+    reason = " ".join(row.reason.split())
+    return f"{row.arch}, {classes_of(row)} classes: {row.status}" + (f": {reason}" if reason else "")
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, to no more than a person needs: 45 s, 12 min, 3 h 10 min."""
+    if seconds < 90:
+        return f"{max(0, math.ceil(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def break_even(found: Sequence["BreakEven"]) -> str:
+    """From how many classes on one logit is how much faster, of one setting; counts to two digits, as they are guesses.
+
+    Where the measured counts cannot say, it says so.
+    """
+    known = [
+        f"{each.speedup:g}x as fast from "
+        + ("about " if each.extrapolated else "")
+        + f"{_about(each.classes)} classes"
+        + (" (extrapolated)" if each.extrapolated else "")
+        for each in found
+        if each.classes is not None
+    ]
+    unknown = [f"{each.speedup:g}x" for each in found if each.classes is None]
+    told = f"one logit is {', '.join(known)}" if known else ""
+    untold = f"from where it is {', '.join(unknown)} as fast, the measured counts cannot say" if unknown else ""
+    return "; ".join(filter(None, (told, untold)))
+
+
+def break_even_lines(found: Sequence["BreakEven"], labels: Mapping[int, str] | None = None) -> list[str]:
+    """One line a setting; `labels` names the settings by their index where the network's name is not enough."""
+    by_setting: dict[int, list[BreakEven]] = defaultdict(list)
+    for each in found:
+        by_setting[each.setting].append(each)
+    labels = labels or {}
+    return [f"{labels.get(setting, each[0].arch)}: {break_even(each)}" for setting, each in sorted(by_setting.items())]
+
+
+def _about(value: float) -> str:
+    """Two significant digits, in millions or billions where that is shorter."""
+    rounded = float(f"{value:.1e}")
+    for name, size in (("billion", 1e9), ("million", 1e6)):
+        if rounded >= size:
+            return f"{rounded / size:g} {name}"
+    return f"{rounded:,.0f}"
+
+
+def control_line(row: Row) -> str:
+    """What the control found: the single logit against itself."""
+    if row.speedup is None:
+        return f"{row.arch}: control not measured"
+    between = f" (95 % interval {interval(row)})" if row.speedup_low is not None else ""
+    return f"{row.arch}: control, the single logit against itself: {row.speedup:.3f}{between}; must be 1"
+
+
+def hardware(machine: "Machine", device: str) -> str:
+    """What a device is: the GPU's name, or the CPU's with the cores that may be used."""
+    if device != "cpu" and machine.gpu is not None:
+        return machine.gpu.name
+    return f"{machine.cpu}, {machine.cores_usable:g} of {machine.cores_logical} logical cores"
+
+
+def measured_on(manifest: Manifest) -> list[str]:
+    """What is measured on what: one line for the networks, one for the settings, one for the machine."""
+    settings, protocol = manifest.settings, manifest.protocol
+    devices = _each(setting.device for setting in settings)
+    machine = "; ".join(f"{device} ({hardware(manifest.machine, device)})" for device in devices)
+    torch = manifest.versions.get("torch", "of unknown version")
+    rounds = f"{protocol.minibatches} minibatches"
+    if protocol.processes > 1:
+        rounds += f" in each of {protocol.processes} processes"
+    if protocol.until is not None:
+        rounds += f", or until every speedup is within +-{protocol.until:g} %"
+    shared = [", ".join(_each(traits(setting)[name] for setting in settings)) for name in _SHOWN]
+    return [
+        f"{', '.join(_each(setting.arch for setting in settings))}: one logit against up to "
+        f"{count(protocol.classes[-1])} classes, {rounds}",
+        "; ".join(text for text in shared if text),
+        f"{machine}; torch {torch}",
+    ]
+
+
+#: Traits a header names always; the others only tell settings apart.
+_SHOWN = ("dtype", "batch", "threads", "compile", "cuda graph", "tf32", "channels last", "order")
+
+
+def traits(setting: Setting) -> dict[str, str]:
+    """What tells settings apart, as short texts; switches that are off are empty."""
+    return {
+        "device": setting.device,
+        "dtype": setting.dtype,
+        "batch": f"batch {setting.batch_size}",
+        "compile": "" if setting.compile == "none" else f"compile {setting.compile}",
+        "order": setting.order + (f", block {setting.block}" if setting.block > 1 else ""),
+        "threads": f"{setting.threads} threads" if setting.threads > 1 else "1 thread",
+        "cuda graph": "CUDA graph" if setting.cuda_graph else "",
+        "tf32": "TF32" if setting.tf32 else "",
+        "channels last": "channels last" if setting.channels_last else "",
+        "cudnn": "" if setting.cudnn_benchmark else "no cuDNN benchmark",
+        "input": "x".join(map(str, setting.input_shape)),
+        "seed": f"seed {setting.seed}",
+    }
+
+
+def row_traits(row: Row) -> dict[str, str]:
+    """The traits that a row itself knows."""
+    return {
+        "device": row.device,
+        "dtype": row.dtype,
+        "batch": f"batch {row.batch_size}",
+        "compile": "" if row.compile == "none" else f"compile {row.compile}",
+        "order": row.order,
+    }
+
+
+def distinguish(names: Sequence[str], described: Sequence[Mapping[str, str]]) -> list[str]:
+    """For each of `described`, the traits in which those of the same name differ; empty where there is one of a name.
+
+    Raises ValueError if the two differ in length.
+    """
+    groups: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for name, each in zip(names, described, strict=True):
+        groups[name].append(each)
+    differing = {
+        trait
+        for group in groups.values()
+        for each in group
+        for trait in each
+        if len({other.get(trait, "") for other in group}) > 1
+    }
+    return [", ".join(text for trait, text in each.items() if trait in differing and text) for each in described]
+
+
+def setting_labels(settings: Sequence[Setting]) -> dict[int, str]:
+    """Index -> the network's name, and what tells the setting from others of the same network."""
+    apart = distinguish([setting.arch for setting in settings], [traits(setting) for setting in settings])
+    return {
+        index: f"{setting.arch} ({label})" if label else setting.arch
+        for index, (setting, label) in enumerate(zip(settings, apart, strict=True))
+    }
+
+
+def _each(values: Iterable[str]) -> list[str]:
+    """Every different value once, in the order of first appearance."""
+    return list(dict.fromkeys(values))

@@ -1,0 +1,79 @@
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from reports import results
+from reports.__main__ import app
+
+
+@pytest.fixture
+def reports():
+    def invoke(*arguments: object):
+        return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+    return invoke
+
+
+def test_one_run_is_drawn_again_in_its_own_folder(reports, write_run, tmp_path) -> None:
+    folder = write_run(tmp_path, "resnet50")
+    answer = reports(folder)
+    assert answer.exit_code == 0, answer.output
+    assert {path.name for path in folder.iterdir()} >= set(results.FILES)
+    assert "beside the paper" in answer.output
+    assert "out-of-memory" in answer.output
+
+
+def test_drawing_twice_leaves_the_same_bytes(reports, write_run, tmp_path) -> None:
+    folder = write_run(tmp_path, "resnet50")
+    reports(folder)
+    first = {name: (folder / name).read_bytes() for name in results.FILES}
+    reports(folder)
+    assert {name: (folder / name).read_bytes() for name in results.FILES} == first
+
+
+def test_several_runs_are_drawn_together(reports, write_run, tmp_path) -> None:
+    runs = [write_run(tmp_path, arch) for arch in ("alexnet", "resnet50")]
+    answer = reports(*runs, "--output", tmp_path / "new" / "together")
+    assert answer.exit_code == 0, answer.output
+    assert {path.name for path in (tmp_path / "new" / "together").iterdir()} == set(results.FILES)
+    assert not (runs[0] / "table3.csv").exists()
+
+
+def test_several_runs_need_a_folder(reports, tmp_path) -> None:
+    answer = reports(tmp_path / "a", tmp_path / "b")
+    assert answer.exit_code == 2
+    assert "--output" in answer.stderr
+
+
+def test_what_is_no_run_is_one_line(reports, tmp_path) -> None:
+    answer = reports(tmp_path)
+    assert answer.exit_code == 2
+    assert len(answer.stderr.splitlines()) == 1
+    assert "is not a run" in answer.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(reports, write_run, tmp_path) -> None:
+    (tmp_path / "file").write_text("")
+    answer = reports(write_run(tmp_path, "resnet50"), "--output", tmp_path / "file" / "inside")
+    assert answer.exit_code == 2
+    assert len(answer.stderr.splitlines()) == 1
+    assert "--output" in answer.stderr
+
+
+def test_no_run_at_all_is_refused(reports) -> None:
+    assert reports().exit_code == 2
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['reports', '--help']\n"
+        "try: runpy.run_module('reports', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'pandas', 'matplotlib', 'scipy', 'numpy'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert "--output" in answer.stdout
