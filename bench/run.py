@@ -102,6 +102,7 @@ class Process(_Record):
     steady: bool | None = Field(None, description="neighbouring windows of 3 rounds agreed; none if too few to tell")
     stop_reason: StopReason | None = Field(None, description="why the timed rounds ended; none if cut off")
     parallelism: float | None = Field(None, description="most CPU seconds per wall second seen in a pass (CPU only)")
+    throttled_by: tuple[str, ...] = Field((), description="reasons for lower clocks that NVML counted while timing")
     operations_per_s: float | None = Field(None, description="calibrated rate of the prediction")
     bytes_per_s: float | None = Field(None, description="calibrated rate of the prediction")
     inside_passes: float | None = Field(

@@ -1,0 +1,23 @@
+"""The command line: one file a command, no logic, and nothing heavy imported before a command needs it."""
+
+import sys
+
+import typer
+
+from bench.cli import doctor, listing, speed
+
+app = typer.Typer(
+    name="slc-bench",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.callback(invoke_without_command=True)(speed.measure)
+app.command("doctor")(doctor.look)
+app.command("list")(listing.show)
+
+
+def main() -> None:
+    """Run the command line; ends the process with the exit code of design decision 9 (see CONTRIBUTING.md)."""
+    app(prog_name="slc-bench" if sys.argv[0].endswith("slc-bench") else "python -m bench")

@@ -1,0 +1,23 @@
+"""`python -m bench doctor`: what spoils timings here."""
+
+from typing import Annotated
+
+import typer
+
+from bench.cli.exits import exits
+
+
+@exits
+def look(
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N.")] = "auto",
+    threads: Annotated[
+        int | None, typer.Option(metavar="N", help="CPU threads a sweep would use.", show_default="torch's own")
+    ] = None,
+) -> int:
+    """Look for what spoils timings here: load, threads, clocks, memory. Changes nothing."""
+    from bench import doctor
+    from bench.speed.plan import resolve_device
+    from reports.terminal import print_findings
+
+    print_findings(doctor.examine(doctor.read(resolve_device(device), threads)))
+    return 0

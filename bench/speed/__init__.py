@@ -1,0 +1,1 @@
+"""How much faster is one logit than all of them? (Table 3 and Fig. 1 of the paper.)"""

@@ -1,0 +1,37 @@
+"""Which class counts fit into memory: decided before anything is asked for.
+
+On a CPU asking for too much is not answered with an error: the kernel kills a process, perhaps another one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+#: Left alone whatever is measured: other programs, allocators' rounding, the run's own records.
+RESERVE_BYTES = 192 * 2**20
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a class count needs beyond what is already in memory, in bytes."""
+
+    row_bytes: int  # of one class in the top layer, bias included
+    logit_bytes: int  # of one class's logits for a minibatch
+    activation_bytes: int  # of the backbone while it runs
+
+    def at(self, classes: int) -> int:
+        """Bytes at a class count; the logits stand twice while they are compared with the single one."""
+        return classes * (self.row_bytes + 2 * self.logit_bytes) + self.activation_bytes
+
+
+def refusal(classes: int, demand: Demand, free_bytes: int) -> str | None:
+    """Why a class count does not fit into `free_bytes`, or None if it does."""
+    needed = demand.at(classes) + RESERVE_BYTES
+    if needed <= free_bytes:
+        return None
+    return f"{classes:,} classes need {needed / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB are free"
+
+
+def split_by_fit(classes: Sequence[int], demand: Demand, free_bytes: int) -> tuple[list[int], dict[int, str]]:
+    """The counts that fit, ascending, and the reason for each that does not."""
+    refused = {count: reason for count in classes if (reason := refusal(count, demand, free_bytes))}
+    return sorted(set(classes) - set(refused)), refused

@@ -1,0 +1,195 @@
+"""From what a user asks for to settings: names looked up, defaults filled in, contradictions refused."""
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from archs.registry import Network, UnknownNetwork, expand, find
+from archs.top_layer import Facts, UnsupportedNetwork, inspect
+from bench import counts
+from bench.errors import UsageError
+from bench.speed.settings import CompileMode, Dtype, Order, Protocol, Setting
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will measure: settings and protocol, with the networks they name and what is known of those."""
+
+    settings: tuple[Setting, ...]
+    protocol: Protocol
+    networks: dict[str, Network]
+    facts: dict[str, Facts]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options of a sweep, as the command line and `bench.sweep` share them; see `python -m bench --help`."""
+
+    arch: Sequence[str | Network] = ("resnet50",)
+    max_classes: str | int | None = None
+    classes: str | Sequence[int | str] | None = None
+    batch_size: Sequence[int] = (32,)
+    dtype: Sequence[Dtype] = ("float32",)
+    compile: Sequence[CompileMode] = ("none",)
+    minibatches: int = 100
+    device: str = "auto"
+    tf32: bool = False
+    cudnn_benchmark: bool = True
+    channels_last: bool = False
+    cuda_graph: bool = False
+    threads: int | None = None
+    seed: int = 0
+    input_size: int | None = None
+    order: Order = "interleaved"
+    block: int = 1
+    until: float | None = None
+    processes: int = 1
+
+
+def plan(request: Request) -> Plan:
+    """Decide what a request means on this machine.
+
+    Raises UsageError for what is unknown here or contradicts itself, before anything is built or measured.
+    """
+    _refuse_contradictions(request)
+    networks = {network.name: network for network in _networks(request)}
+    facts = {name: facts_of(network) for name, network in networks.items()}
+    device = resolve_device(request.device)
+    if request.cuda_graph and device == "cpu":
+        raise UsageError("--cuda-graph needs a CUDA device; leave it out on the CPU")
+    settings = tuple(
+        Setting(
+            arch=network.name,
+            input_shape=network.input_shape,
+            device=device,
+            dtype=dtype,
+            batch_size=batch_size,
+            compile=compile,
+            cuda_graph=request.cuda_graph,
+            channels_last=request.channels_last,
+            tf32=request.tf32,
+            cudnn_benchmark=request.cudnn_benchmark,
+            threads=request.threads or torch.get_num_threads(),
+            seed=request.seed,
+            order=request.order,
+            block=request.block,
+        )
+        for network, batch_size, dtype, compile in itertools.product(
+            networks.values(), _distinct(request.batch_size), _distinct(request.dtype), _distinct(request.compile)
+        )
+    )
+    protocol = Protocol(
+        classes=class_counts(request.max_classes, request.classes),
+        minibatches=request.minibatches,
+        until=request.until,
+        processes=request.processes,
+    )
+    return Plan(settings, protocol, networks, facts)
+
+
+def class_counts(max_classes: str | int | None, classes: str | Sequence[int | str] | None) -> tuple[int, ...]:
+    """The class counts asked for, ascending, 1 always among them.
+
+    Raises UsageError if both are given, or for an expression that is no class count.
+    """
+    if classes is not None and max_classes is not None:
+        raise UsageError("--classes and --max-classes exclude each other: give the counts, or the top of the grid")
+    if classes is not None:
+        return counts.parse_counts(classes if isinstance(classes, str) else ",".join(map(str, classes)))
+    return counts.grid(counts.parse_count("2**18.5" if max_classes is None else str(max_classes)))
+
+
+def resolve_device(name: str) -> str:
+    """The device a name means here: `auto` is the first CUDA device if there is one, else the CPU.
+
+    Raises UsageError for a device that is not here.
+    """
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return "cuda:0" if available else "cpu"
+    if name == "cpu":
+        return name
+    index = "0" if name == "cuda" else name.removeprefix("cuda:")
+    if name != "cuda" and not (name.startswith("cuda:") and index.isdecimal()):
+        raise UsageError(f"unknown device {name!r}: auto, cpu, cuda or cuda:N")
+    if int(index) >= available:
+        raise UsageError(f"no device {name!r} here: {available} CUDA devices are visible; --device cpu always works")
+    return f"cuda:{index}"
+
+
+def _networks(request: Request) -> Iterable[Network]:
+    for asked in request.arch:
+        if isinstance(asked, Network):
+            yield asked
+            continue
+        try:
+            for name in expand([asked]):
+                yield find(name, request.input_size)
+        except (UnknownNetwork, UnsupportedNetwork) as error:
+            raise UsageError(str(error)) from None
+
+
+def facts_of(network: Network) -> Facts:
+    """What is known of a network before it is built.
+
+    Raises UsageError, with the reason, if it cannot be built or its top layer cannot be swapped.
+    """
+    try:
+        return inspect(network)
+    except (UnknownNetwork, UnsupportedNetwork) as error:
+        raise UsageError(str(error)) from None
+
+
+def _refuse_contradictions(request: Request) -> None:
+    positive = {
+        "--minibatches": request.minibatches,
+        "--block": request.block,
+        "--processes": request.processes,
+        "--threads": 1 if request.threads is None else request.threads,
+        "--input-size": 1 if request.input_size is None else request.input_size,
+        "--batch-size": min(request.batch_size, default=0),
+    }
+    for option, value in positive.items():
+        if value < 1:
+            raise UsageError(f"{option} {value}: must be 1 or more")
+    if not 0 <= request.seed < 2**63:
+        raise UsageError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
+    if not (request.dtype and request.compile):
+        raise UsageError("--dtype and --compile: name one or more; float32 and none are the defaults")
+    if request.until is not None and not 0 < request.until < 100:
+        raise UsageError(f"--until {request.until}: must be a percentage between 0 and 100")
+    if request.order == "sequential" and request.until is not None:
+        raise UsageError("--until needs --order interleaved: in sequence nothing is known of all counts until the end")
+    if request.order == "sequential" and request.block > 1:
+        raise UsageError("--block needs --order interleaved: in sequence every pass follows its own kind already")
+    if request.cuda_graph and "reduce-overhead" in request.compile:
+        raise UsageError("--cuda-graph and --compile reduce-overhead both capture graphs: choose one")
+    if any(isinstance(asked, Network) and asked.in_hand for asked in request.arch) and request.processes > 1:
+        raise UsageError(
+            "a module in hand cannot be built again in another process: name a factory, package.module:factory"
+        )
+
+
+def _distinct(values: Iterable[T]) -> list[T]:
+    return list(dict.fromkeys(values))
+
+
+def network_of(setting: Setting) -> Network:
+    """The network that a setting read from a run names.
+
+    Raises UsageError if that name now leads to a network with another input.
+    """
+    try:
+        network = find(setting.arch)
+        if network.input_shape != setting.input_shape:
+            network = find(setting.arch, setting.input_shape[-1])
+    except UnknownNetwork as error:
+        raise UsageError(str(error)) from None
+    if network.input_shape != setting.input_shape:
+        raise UsageError(f"{setting.arch} now takes examples of shape {network.input_shape}, not {setting.input_shape}")
+    return network

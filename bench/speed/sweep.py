@@ -1,0 +1,266 @@
+"""Settings -> run: the only place where planning, measuring and writing meet."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from archs.registry import Network, from_module
+from bench.errors import UsageError
+from bench.machine import fingerprint
+from bench.run import Manifest, Notice, Point, Run, RunNotWritten, RunStatus, RunWriter, load_run, now
+from bench.speed import notices
+from bench.speed.events import Doing, Event
+from bench.speed.measure import measure
+from bench.speed.plan import Plan, Request, facts_of, network_of, plan
+from bench.speed.prediction import top_layer_work
+from bench.speed.recorder import Recorder
+from bench.speed.replicates import ProcessDied, measure_in_fresh_process
+from bench.speed.rows import BreakEven, Row, break_evens, rows
+from bench.speed.tasks import Assignment, Task, WorkOrder, remaining_tasks
+from bench.speed.torch_state import DTYPES
+
+if TYPE_CHECKING:
+    import pandas
+
+#: Called between passes with the run so far and what is done next.
+Watch = Callable[[Run, str], None]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep gives back: the run, and the tables that follow from it."""
+
+    run: Run
+
+    @property
+    def path(self) -> Path | None:
+        """The run's folder; None if it was kept in memory."""
+        return self.run.path
+
+    @property
+    def complete(self) -> bool:
+        """Whether every point asked for was measured in full."""
+        return self.run.manifest.status == "complete"
+
+    def rows(self) -> list[Row]:
+        """One row a point and one for the control; times in seconds per example."""
+        return rows(self.run)
+
+    def notices(self) -> list[Notice]:
+        """What to know before the numbers are used."""
+        return notices.notices(self.run)
+
+    def break_evens(self) -> list[BreakEven]:
+        """From how many classes on one logit is 1.1, 1.5, 2 and 10 times as fast."""
+        return break_evens(self.run)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """The rows as a pandas frame with the columns of table3.csv."""
+        import pandas
+
+        return pandas.DataFrame([row.model_dump() for row in self.rows()], columns=list(Row.model_fields))
+
+
+def sweep(
+    arch: str | nn.Module | Sequence[str] = "resnet50",
+    *,
+    classes: str | Sequence[int | str] | None = None,
+    max_classes: str | int | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    output: str | Path | None = None,
+    watch: Watch | None = None,
+    **options: Any,
+) -> Sweep:
+    """Measure how much faster one logit is than all of them (Sect. 6.3, Table 3 of the paper).
+
+    Parameters
+    ----------
+    arch : a network's name, several, or a module in hand (then `input_shape` says what it takes).
+    classes : class counts; 1 is always measured. Not together with `max_classes`.
+    max_classes : top of the paper's grid (default 2**18.5 = 370,727).
+    input_shape : shape of one example, without the batch axis; for a module in hand.
+    output : parent of the run's folder; None keeps the run in memory.
+    watch : called between passes with the run so far and a few words on what comes next.
+    options : the other fields of bench.speed.plan.Request, as on the command line: minibatches=100,
+        batch_size=32 (or several), dtype="float32", compile="none", device="auto", until=None, processes=1,
+        order="interleaved", block=1, seed=0, threads, tf32, cudnn_benchmark, channels_last, cuda_graph.
+
+    Raises UsageError for what is unknown or contradicts itself. A class count that cannot be measured is a row
+    with a status and a reason, not an exception.
+    """
+    networks: Sequence[str | Network]
+    if isinstance(arch, nn.Module):
+        if input_shape is None:
+            raise UsageError("a module in hand needs input_shape=, the shape of one example: (3, 224, 224), say")
+        networks = [from_module(arch, input_shape)]
+    else:
+        if input_shape is not None:
+            raise UsageError("input_shape= is for a module in hand; a named network takes input_size=")
+        networks = [arch] if isinstance(arch, str) else list(arch)
+    request = _request(networks, classes, max_classes, options)
+    planned = plan(request)
+    recorder = start(planned, Path(output) if output is not None else None, command=_call(networks, options))
+    return Sweep(execute(planned, recorder, watch or (lambda run, doing: None)))
+
+
+def start(planned: Plan, output: Path | None, command: Sequence[str]) -> Recorder:
+    """A new run for a plan, in a folder under `output` unless that is None.
+
+    Raises UsageError if the folder cannot be written.
+    """
+    manifest = Manifest(
+        name="-".join(planned.networks),
+        created=now(),
+        command=tuple(command),
+        settings=planned.settings,
+        protocol=planned.protocol,
+        machine=fingerprint.describe(planned.settings[0].device),
+        versions=fingerprint.versions(),
+        commit=fingerprint.commit(),
+    )
+    return Recorder(manifest, None if output is None else RunWriter.create(output, manifest))
+
+
+def reopen(path: Path) -> tuple[Plan, Recorder]:
+    """A run that was cut off, to be continued.
+
+    Raises UsageError if it cannot be read or written, or if machine or versions are others than those it began with.
+    """
+    run = load_run(path)
+    manifest = run.manifest
+    differing = fingerprint.same_hardware(manifest.machine, fingerprint.describe(manifest.settings[0].device))
+    differing += [
+        f"{package} ({then} then, {versions.get(package, 'none')} now)"
+        for versions in [fingerprint.versions()]
+        for package, then in manifest.versions.items()
+        if versions.get(package) != then
+    ]
+    if differing:
+        raise UsageError(
+            f"{path} cannot be continued here, its numbers would not belong together: {', '.join(differing)}"
+        )
+    planned = plan_of(manifest)
+    try:
+        recorder = Recorder(manifest.model_copy(update={"status": "running"}), RunWriter.reopen(run), run.samples)
+        for notice in run.notices:
+            recorder.notice(notice)
+    except (OSError, RunNotWritten) as error:
+        raise UsageError(f"{path} cannot be continued: {error}; make room, or make it writable") from None
+    return planned, recorder
+
+
+def plan_of(manifest: Manifest) -> Plan:
+    """The plan behind a run on disk; its networks are found again by name."""
+    networks = {setting.arch: network_of(setting) for setting in manifest.settings}
+    facts = {name: facts_of(network) for name, network in networks.items()}
+    return Plan(manifest.settings, manifest.protocol, networks, facts)
+
+
+def execute(planned: Plan, recorder: Recorder, watch: Watch) -> Run:
+    """Measure what a run still lacks. Returns the run, its status set; an interrupt ends it early.
+
+    Raises UsageError if the disk refuses before the first sample.
+    """
+
+    def take(event: Event) -> None:
+        recorder.take(event)
+        watch(recorder.run, recorder.doing)
+
+    try:
+        recorder.end(_measure_what_is_left(planned, recorder, take))
+    except RunNotWritten as error:
+        recorder.detach()
+        if not recorder.samples:
+            raise UsageError(
+                f"{error}; nothing was measured: make room, or name another folder with --output"
+            ) from None
+        recorder.notice(notices.not_written(str(error)))
+        recorder.end("incomplete")
+    return recorder.run
+
+
+def _measure_what_is_left(planned: Plan, recorder: Recorder, take: Callable[[Event], None]) -> RunStatus:
+    """Process after process until nothing is left; how the run ended."""
+    try:
+        while remaining := remaining_tasks(recorder.manifest, recorder.samples):
+            _measure_in_one_process(planned, remaining[0], recorder.manifest, take)
+    except KeyboardInterrupt:
+        return "interrupted"
+    except ProcessDied as error:
+        recorder.notice(notices.process_died(str(error)))
+        return "incomplete"
+    return "complete" if _all_ok(recorder.manifest) else "incomplete"
+
+
+def _measure_in_one_process(
+    planned: Plan, tasks: Sequence[Task], manifest: Manifest, take: Callable[[Event], None]
+) -> None:
+    """This process measures if one is enough; replicates each get a fresh one."""
+    assignments = tuple(
+        Assignment(task=task, setting=planned.settings[task.setting], points=_points(planned, task, manifest))
+        for task in tasks
+    )
+    if planned.protocol.processes > 1:
+        take(Doing(text="starting a fresh process"))
+        measure_in_fresh_process(WorkOrder(protocol=planned.protocol, assignments=assignments), take)
+        return
+    for assignment in assignments:
+        measure(assignment, planned.protocol, planned.networks[assignment.setting.arch], take)
+
+
+def _points(planned: Plan, task: Task, manifest: Manifest) -> tuple[Point, ...]:
+    """The points a task tries: all but those that failed before."""
+    setting = planned.settings[task.setting]
+    top = planned.facts[setting.arch].top
+    failed = {point.classes for point in manifest.points if point.setting == task.setting and point.status != "ok"}
+    works = {
+        classes: top_layer_work(
+            batch_size=setting.batch_size,
+            features=top.features,
+            classes=classes,
+            bias=top.bias,
+            itemsize=DTYPES[setting.dtype].itemsize,
+        )
+        for classes in planned.protocol.classes
+        if classes not in failed
+    }
+    return tuple(
+        Point(
+            setting=task.setting,
+            process=task.process,
+            classes=classes,
+            operations=work.operations,
+            bytes=work.bytes,
+        )
+        for classes, work in works.items()
+    )
+
+
+def _all_ok(manifest: Manifest) -> bool:
+    return all(point.status == "ok" for point in manifest.points)
+
+
+def _request(
+    networks: Sequence[str | Network],
+    classes: str | Sequence[int | str] | None,
+    max_classes: str | int | None,
+    options: dict[str, Any],
+) -> Request:
+    lists = {
+        name: tuple(value) if isinstance(value, list | tuple) else (value,)
+        for name, value in options.items()
+        if name in ("batch_size", "dtype", "compile")
+    }
+    try:
+        return Request(arch=networks, classes=classes, max_classes=max_classes, **{**options, **lists})
+    except TypeError:
+        unknown = sorted(set(options) - set(Request.__dataclass_fields__))
+        raise UsageError(f"sweep() has no option {', '.join(unknown)}; see its help") from None
+
+
+def _call(networks: Sequence[str | Network], options: dict[str, Any]) -> list[str]:
+    names = [network if isinstance(network, str) else network.name for network in networks]
+    return ["bench.sweep", *names, *(f"{name}={value}" for name, value in options.items())]

@@ -1,0 +1,39 @@
+"""The child's side of a measuring process (the parent's: bench.speed.replicates)."""
+
+import os
+import sys
+from typing import TextIO
+
+from bench.speed.events import Event
+from bench.speed.measure import measure
+from bench.speed.plan import network_of
+from bench.speed.tasks import WorkOrder
+
+
+def main() -> None:
+    """Do the work order on standard input; one event a line on standard output, each answered before going on."""
+    events = _private_standard_output()
+    order = WorkOrder.model_validate_json(sys.stdin.readline())
+
+    def emit(event: Event) -> None:
+        try:
+            events.write(event.model_dump_json(exclude_defaults=False) + "\n")
+            events.flush()
+        except BrokenPipeError:
+            os._exit(0)  # nobody is left to write what would be measured; an orderly exit would write once more
+        if not sys.stdin.readline():
+            os._exit(0)
+
+    for assignment in order.assignments:
+        measure(assignment, order.protocol, network_of(assignment.setting), emit)
+
+
+def _private_standard_output() -> TextIO:
+    """The pipe to the parent; whatever else prints goes to standard error from now on."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return events
+
+
+if __name__ == "__main__":
+    main()
