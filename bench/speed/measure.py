@@ -122,7 +122,7 @@ class _Measurement:
             threads=self._setting.threads,
             probe=self._probe,
         )
-        assembly = self._assemble(rates)
+        assembly = self._assemble(rates, pool[0])
         if assembly is not None:
             self._first_calls(assembly, pool[0])
 
@@ -138,13 +138,14 @@ class _Measurement:
     def _counters(self) -> dict[str, int]:
         return self._probe.counters() if self._probe else {}
 
-    def _assemble(self, rates: Rates) -> Assembly | None:
+    def _assemble(self, rates: Rates, example: torch.Tensor) -> Assembly | None:
         """Build the backbone, see what fits, and make a bank for the largest count that does."""
         self._doing(f"building {self._setting.arch}")
+        backbone, top = build_backbone(self._network, self._setting)
         peak = PeakMemory(self._device)
         peak.start()
         before = peak.read() or 0
-        backbone, top = build_backbone(self._network, self._setting)
+        backbone(example)
         demand = Demand(
             row_bytes=(top.features + top.bias) * self._dtype.itemsize,
             logit_bytes=self._setting.batch_size * self._dtype.itemsize,

@@ -1,7 +1,7 @@
 """torch's global switches, set for a setting and put back afterwards."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -30,7 +30,9 @@ def torch_state(setting: Setting) -> Iterator[None]:
         for owner, name, value in wanted:
             setattr(owner, name, value)
         torch.set_num_threads(setting.threads)
-        yield
+        # Streams, events and graphs belong to the current device unless told otherwise.
+        with nullcontext() if setting.device == "cpu" else torch.cuda.device(setting.device):
+            yield
     finally:
         torch.set_num_threads(threads)
         for owner, name, value in before:
