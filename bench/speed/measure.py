@@ -111,7 +111,13 @@ class _Measurement:
         for point in self._points.values():
             self._found(point)
         self._doing(f"calibrating {self._setting.device}")
-        rates = calibrate(self._device, self._dtype, self._setting.batch_size, free_bytes=_free_bytes(self._setting))
+        rates = calibrate(
+            self._device,
+            self._dtype,
+            self._setting.batch_size,
+            largest_bytes=max(point.bytes for point in self._points.values()),
+            free_bytes=_free_bytes(self._setting),
+        )
         self._tell(operations_per_s=rates.operations_per_s, bytes_per_s=rates.bytes_per_s)
         pool = input_pool(self._setting, self._process.pool)
         self._runner = PassRunner(

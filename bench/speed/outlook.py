@@ -44,7 +44,13 @@ def outlook_of(planned: Plan) -> Outlook:
         itemsize = DTYPES[setting.dtype].itemsize
         backbone = backbone_operations(planned.networks[setting.arch])
         with torch_state(setting):
-            rates = calibrate(torch.device(setting.device), DTYPES[setting.dtype], setting.batch_size, free_bytes=free)
+            rates = calibrate(
+                torch.device(setting.device),
+                DTYPES[setting.dtype],
+                setting.batch_size,
+                largest_bytes=planned.protocol.classes[-1] * facts.top.features * itemsize,
+                free_bytes=free,
+            )
         operations = {
             classes: duration.pass_operations(setting, classes, backbone=backbone, features=facts.top.features)
             for classes in planned.protocol.classes

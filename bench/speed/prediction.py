@@ -75,11 +75,18 @@ def solve_rates(cached: Work, cached_s: float, streamed: Work, streamed_s: float
     return Rates(operations_per_s, streamed.bytes / max(waiting, 0.05 * streamed_s))
 
 
-def calibrate(device: torch.device, dtype: torch.dtype, batch_size: int, *, free_bytes: int) -> Rates:
-    """Measure both rates; takes up to a few seconds and at most a quarter of `free_bytes`."""
+def calibrate(
+    device: torch.device, dtype: torch.dtype, batch_size: int, *, largest_bytes: int, free_bytes: int
+) -> Rates:
+    """Measure both rates; takes up to a few seconds.
+
+    The weight that is streamed is no larger than the largest top layer to be predicted (`largest_bytes`), so that
+    calibrating does not need more memory than measuring, nor than a quarter of what is free.
+    """
+    weight_bytes = max(4 * CACHED_WEIGHT_BYTES, min(STREAMED_WEIGHT_BYTES, largest_bytes, free_bytes // 4))
     with torch.inference_mode():
         cached, cached_s = _probe(device, dtype, batch_size, CACHED_WEIGHT_BYTES)
-        streamed, streamed_s = _probe(device, dtype, batch_size, min(STREAMED_WEIGHT_BYTES, free_bytes // 4))
+        streamed, streamed_s = _probe(device, dtype, batch_size, weight_bytes)
     return solve_rates(cached, cached_s, streamed, streamed_s)
 
 
@@ -87,7 +94,8 @@ def _probe(device: torch.device, dtype: torch.dtype, batch_size: int, weight_byt
     classes = max(1, weight_bytes // (PROBE_FEATURES * dtype.itemsize))
     weight = torch.empty(classes, PROBE_FEATURES, device=device, dtype=dtype).fill_(0.01)
     weight[:, ::7] = -0.02
-    features = torch.randn(batch_size, PROBE_FEATURES, device=device).to(dtype)
+    generator = torch.Generator().manual_seed(0)  # its own: the caller's random numbers stay where they are
+    features = torch.randn(batch_size, PROBE_FEATURES, generator=generator).to(device, dtype)
     work = top_layer_work(
         batch_size=batch_size, features=PROBE_FEATURES, classes=classes, bias=False, itemsize=dtype.itemsize
     )

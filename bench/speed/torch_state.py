@@ -10,6 +10,16 @@ from bench.speed.settings import Setting
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
+#: What computes in float32 and may be allowed less, on CUDA and (mkldnn) on the CPU.
+_FLOAT32_OPERATIONS: tuple[Any, ...] = (
+    torch.backends.cuda.matmul,
+    torch.backends.cudnn.conv,  # type: ignore[attr-defined]
+    torch.backends.cudnn.rnn,
+    torch.backends.mkldnn.matmul,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.conv,  # type: ignore[attr-defined]
+    torch.backends.mkldnn.rnn,  # type: ignore[attr-defined]
+)
+
 
 @contextmanager
 def torch_state(setting: Setting) -> Iterator[None]:
@@ -20,8 +30,7 @@ def torch_state(setting: Setting) -> Iterator[None]:
     """
     precision = "tf32" if setting.tf32 else "ieee"
     wanted: list[tuple[Any, str, object]] = [
-        (torch.backends.cuda.matmul, "fp32_precision", precision),
-        (torch.backends.cudnn.conv, "fp32_precision", precision),  # type: ignore[attr-defined]
+        *((operations, "fp32_precision", precision) for operations in _FLOAT32_OPERATIONS),
         (torch.backends.cudnn, "benchmark", setting.cudnn_benchmark),
     ]
     threads = torch.get_num_threads()

@@ -36,7 +36,7 @@ def test_rates_are_found_again_from_times_made_with_them(operations_per_s: float
 
 
 def test_calibration_gives_positive_rates_within_the_memory_it_may_use() -> None:
-    rates = calibrate(torch.device("cpu"), torch.float32, 2, free_bytes=64 * 2**20)
+    rates = calibrate(torch.device("cpu"), torch.float32, 2, largest_bytes=2**30, free_bytes=64 * 2**20)
     assert rates.operations_per_s > 1e8
     assert rates.bytes_per_s > 1e7
 

@@ -12,6 +12,8 @@ def switches() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "matmul": torch.backends.cuda.matmul.fp32_precision,
         "conv": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        "conv on the CPU": torch.backends.mkldnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        "matmul on the CPU": torch.backends.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
         "benchmark": torch.backends.cudnn.benchmark,
     }
 
@@ -30,6 +32,8 @@ def test_every_switch_is_as_the_setting_says_and_afterwards_as_it_was(
             "threads": threads,
             "matmul": precision,
             "conv": precision,
+            "conv on the CPU": precision,
+            "matmul on the CPU": precision,
             "benchmark": cudnn_benchmark,
         }
     assert switches() == before
@@ -38,11 +42,20 @@ def test_every_switch_is_as_the_setting_says_and_afterwards_as_it_was(
 def test_an_exception_puts_them_back_too() -> None:
     before = switches()
     other = SETTING.model_copy(
-        update={"tf32": True, "threads": torch.get_num_threads() + 1, "cudnn_benchmark": not before["benchmark"]}
+        update={
+            "tf32": before["conv"] != "tf32",
+            "threads": torch.get_num_threads() + 1,
+            "cudnn_benchmark": not before["benchmark"],
+        }
     )
-    with pytest.raises(ZeroDivisionError), torch_state(other):
-        assert switches() != before
-        raise ZeroDivisionError
+
+    def failing() -> None:
+        with torch_state(other):
+            assert all(now != then for now, then in zip(switches().values(), before.values(), strict=True))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        failing()
     assert switches() == before
 
 
