@@ -17,6 +17,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -193,15 +194,17 @@ class RunWriter:
         """
         stamp = manifest.created.removesuffix("+00:00").replace(":", "-")
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", manifest.name).strip("-.") or "run"
+        path = None
         try:
             path = _make_folder(parent, f"{stamp}-{name}")
-            writer = cls(path, manifest)
-            writer.replace(manifest)
-        except (OSError, RunNotWritten) as error:
+            write_atomically(path / "run.json", _json(manifest))
+            return cls(path, manifest)
+        except OSError as error:
+            if path is not None:
+                shutil.rmtree(path, ignore_errors=True)  # made here a moment ago, and nothing is in it yet
             raise UsageError(
                 f"cannot write a run under {str(parent)!r}: {_why(error)}; name another folder with --output"
             ) from None
-        return writer
 
     @classmethod
     def reopen(cls, run: Run) -> "RunWriter":
@@ -231,7 +234,7 @@ class RunWriter:
     def replace(self, manifest: Manifest) -> None:
         """Replace run.json as a whole: written beside it, synced, renamed over it."""
         try:
-            write_atomically(self.path / "run.json", manifest.model_dump_json(indent=1) + "\n")
+            write_atomically(self.path / "run.json", _json(manifest))
         except OSError as error:
             raise RunNotWritten(f"cannot write {self.path / 'run.json'}: {_why(error)}") from error
         self.manifest = manifest
@@ -257,6 +260,10 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             beside.unlink()
         raise
+
+
+def _json(manifest: Manifest) -> str:
+    return manifest.model_dump_json(indent=1) + "\n"
 
 
 def _why(error: Exception) -> str:

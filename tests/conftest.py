@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         return
     skip = pytest.mark.skip(reason="needs a CUDA device, and there is none here")
     for item in items:
-        if "gpu" in item.keywords:
+        if item.get_closest_marker("gpu"):
             item.add_marker(skip)
 
 

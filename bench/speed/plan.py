@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 import torch
 
@@ -56,6 +56,7 @@ def plan(request: Request) -> Plan:
 
     Raises UsageError for what is unknown here or contradicts itself, before anything is built or measured.
     """
+    _refuse_unknown_choices(request)
     _refuse_contradictions(request)
     networks = {network.name: network for network in _networks(request)}
     facts = {name: facts_of(network) for name, network in networks.items()}
@@ -145,6 +146,19 @@ def facts_of(network: Network) -> Facts:
         raise UsageError(str(error)) from None
 
 
+def _refuse_unknown_choices(request: Request) -> None:
+    for option, values, choices in (
+        ("--dtype", request.dtype, get_args(Dtype)),
+        ("--compile", request.compile, get_args(CompileMode)),
+        ("--order", [request.order], get_args(Order)),
+    ):
+        if not values:
+            raise UsageError(f"{option}: none is given; name one or more of {', '.join(choices)}")
+        for value in values:
+            if value not in choices:
+                raise UsageError(f"{option} {value!r}: must be one of {', '.join(choices)}")
+
+
 def _refuse_contradictions(request: Request) -> None:
     positive = {
         "--minibatches": request.minibatches,
@@ -159,8 +173,6 @@ def _refuse_contradictions(request: Request) -> None:
             raise UsageError(f"{option} {value}: must be 1 or more")
     if not 0 <= request.seed < 2**63:
         raise UsageError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
-    if not (request.dtype and request.compile):
-        raise UsageError("--dtype and --compile: name one or more; float32 and none are the defaults")
     if request.until is not None and not 0 < request.until < 100:
         raise UsageError(f"--until {request.until}: must be a percentage between 0 and 100")
     if request.order == "sequential" and request.until is not None:

@@ -1,0 +1,75 @@
+"""The published JSON Schemas of what a run leaves and of what --json prints, made from the models themselves.
+
+    python -m bench.schemas docs/schema
+
+writes them again after a model has changed; a test fails until that is done.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.run import SCHEMA_VERSION, Manifest, RunStatus, Sample, write_atomically
+from bench.speed.rows import Row
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class RunSummary(BaseModel):
+    """Where the run is, and how it ended."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: str = Field(description="folder of the run")
+    name: str
+    created: str = Field(description="UTC, ISO 8601")
+    status: RunStatus
+
+
+class RowsObject(BaseModel):
+    """What --json prints: one object, and nothing else on standard output. Times are seconds per example."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: Literal["slc-bench/rows/1"] = Field(alias="schema")
+    run: RunSummary
+    rows: list[Row]
+
+
+#: File name -> model, and a title.
+_MODELS: dict[str, tuple[type[BaseModel], str]] = {
+    "run.schema.json": (Manifest, "run.json of slc-bench"),
+    "sample.schema.json": (Sample, "a line of samples.jsonl of slc-bench"),
+    "rows.schema.json": (RowsObject, "what python -m bench --json prints"),
+}
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """File name -> JSON Schema (draft 2020-12)."""
+    return {
+        name: {"$schema": _DIALECT, **model.model_json_schema(), "title": f"{title}, version {SCHEMA_VERSION}"}
+        for name, (model, title) in _MODELS.items()
+    }
+
+
+def text_of(schema: dict[str, Any]) -> str:
+    """A schema as it is published."""
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def write(folder: Path) -> list[Path]:
+    """Write all schemas into a folder; their paths. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, schema in schemas().items():
+        write_atomically(folder / name, text_of(schema))
+        paths.append(folder / name)
+    return paths
+
+
+if __name__ == "__main__":
+    for path in write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs/schema")):
+        print(path)

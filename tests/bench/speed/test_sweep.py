@@ -1,0 +1,211 @@
+"""`bench.sweep`, from Python."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from archs.registry import find
+from bench import UsageError, load_run, sweep
+from bench.run import Run
+from bench.speed.sweep import Sweep
+
+pytestmark = pytest.mark.usefixtures("in_factories")
+
+COLUMNS = ["kind", "arch", "classes", "status", "median_s", "speedup", "speedup_low", "speedup_high", "predicted_s"]
+
+
+def tiny(network: str = "small", **options: Any) -> Sweep:
+    usual: dict[str, Any] = {"classes": [1, 16], "batch_size": 2, "minibatches": 6, "threads": 1, "device": "cpu"}
+    return sweep(f"tiny_networks:{network}", **{**usual, **options})
+
+
+def timed(run: Run) -> list[tuple[int, int]]:
+    return [(sample.process, sample.round) for sample in run.samples if sample.phase == "timed"]
+
+
+def test_a_sweep_in_memory() -> None:
+    done = tiny()
+    assert done.complete
+    assert done.path is None
+    frame = done.to_frame()
+    assert [name for name in frame.columns if name in COLUMNS] == COLUMNS
+    assert list(frame["kind"]) == ["point", "control", "point"]
+    assert list(frame["classes"]) == [1, 1, 16]
+    assert (frame["rounds_done"] == 6).all()
+    assert frame["speedup"][0] == 1
+    assert "few-rounds" in [notice.kind for notice in done.notices()]
+    assert [one.speedup for one in done.break_evens()] == [1.1, 1.5, 2.0, 10.0]
+
+
+def test_a_sweep_on_disk_is_what_is_read_back(tmp_path: Path) -> None:
+    done = tiny(output=tmp_path, batch_size=[2, 3], dtype=["float32", "bfloat16"], minibatches=4)
+    assert done.path is not None
+    again = load_run(done.path)
+    assert again.manifest == done.run.manifest
+    assert again.samples == done.run.samples
+    assert again.manifest.command[0] == "bench.sweep"
+    assert [(one.dtype, one.batch_size) for one in again.manifest.settings] == [
+        ("float32", 2),
+        ("bfloat16", 2),
+        ("float32", 3),
+        ("bfloat16", 3),
+    ]
+    assert len(done.rows()) == 4 * 3
+
+
+def test_a_module_in_hand_is_left_as_it_is() -> None:
+    module = find("tiny_networks:convolutional").build().train()
+    module.get_submodule("dropout").eval()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    modes = {name: part.training for name, part in module.named_modules()}
+    done = sweep(module, input_shape=(3, 8, 8), classes=[16], batch_size=2, minibatches=3, threads=1, device="cpu")
+    assert done.complete
+    assert done.rows()[0].arch == "Convolutional"
+    assert [row.classes for row in done.rows()] == [1, 1, 16]
+    assert {name: part.training for name, part in module.named_modules()} == modes
+    assert module.state_dict().keys() == before.keys()
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+    assert module.get_submodule("top").out_features == 4
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"minibatch": 3, "speed": 1}, "no option minibatch, speed"),
+        ({"input_shape": (3, 8, 8)}, "input_shape= is for a module in hand"),
+        ({"classes": [1, 0]}, "'0' is not a class count"),
+        ({"max_classes": 16}, "exclude each other"),
+        ({"minibatches": 0}, "--minibatches 0"),
+        ({"dtype": "int8"}, "'int8'"),
+        ({"compile": "max"}, "'max'"),
+        ({"order": "backwards"}, "'backwards'"),
+    ],
+)
+def test_what_cannot_be_done_is_a_usage_error(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        tiny(**options)
+
+
+def test_a_module_in_hand_needs_a_shape_and_this_process() -> None:
+    with pytest.raises(UsageError, match="needs input_shape="):
+        sweep(torch.nn.Linear(3, 4))
+    with pytest.raises(UsageError, match="cannot be built again in another process"):
+        sweep(torch.nn.Linear(3, 4), input_shape=(3,), processes=2)
+
+
+def test_what_the_watcher_raises_comes_through(tmp_path: Path) -> None:
+    class Seen(Exception):
+        pass
+
+    def watch(run: Run, doing: str) -> None:
+        if doing.startswith("first call"):
+            raise Seen
+
+    with pytest.raises(Seen):
+        tiny(output=tmp_path, watch=watch)
+    (folder,) = tmp_path.iterdir()
+    assert {point.status for point in load_run(folder).manifest.points} == {"ok"}
+
+
+def test_until_stops_when_it_is_known_well_enough_and_says_so() -> None:
+    done = tiny(minibatches=200, until=99.0)
+    (process,) = done.run.manifest.processes
+    assert process.stop_reason == "until"
+    assert done.complete
+    rounds = len(set(timed(done.run)))
+    assert 30 <= rounds < 200
+    assert {row.rounds_done for row in done.rows()} == {rounds}
+
+
+def test_until_that_is_not_reached_is_a_warning() -> None:
+    done = tiny(minibatches=31, until=1e-9)
+    (process,) = done.run.manifest.processes
+    assert process.stop_reason == "minibatches"
+    assert "until-not-reached" in [notice.kind for notice in done.notices()]
+
+
+def test_processes_are_replicates_with_t_intervals() -> None:
+    done = tiny(processes=2, minibatches=10)
+    assert done.complete
+    assert timed(done.run) == [(process, number) for process in (0, 1) for number in range(10) for _ in range(3)]
+    first, second = done.run.manifest.processes
+    assert first.pid != second.pid
+    point = done.rows()[-1]
+    assert point.speedup is not None
+    assert point.speedup_low is not None
+    assert point.speedup_high is not None
+    assert point.rounds_done == 20
+    # A t interval on log ratios is symmetric in the logarithm, which a bootstrap's is not.
+    assert point.speedup_low * point.speedup_high == pytest.approx(_of_processes(done) ** 2)
+    assert "few-processes" in [notice.kind for notice in done.notices()]
+
+
+def _of_processes(done: Sweep) -> float:
+    """Geometric mean over the processes of the ratio of medians."""
+    ratios = []
+    for process in (0, 1):
+        at = {
+            count: torch.tensor(
+                [
+                    sample.wall_s
+                    for sample in done.run.samples
+                    if (sample.phase, sample.process, sample.classes) == ("timed", process, count)
+                ],
+                dtype=torch.float64,
+            )
+            for count in (1, 16)
+        }
+        ratios.append((at[16].quantile(0.5) / at[1].quantile(0.5)).item())
+    return float((ratios[0] * ratios[1]) ** 0.5)
+
+
+def test_bfloat16_on_the_cpu() -> None:
+    done = tiny("convolutional", dtype="bfloat16")
+    assert done.complete
+    assert {row.dtype for row in done.rows()} == {"bfloat16"}
+
+
+@pytest.fixture
+def _compiler() -> Iterator[None]:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile on the CPU needs a C++ compiler (g++), and there is none here")
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.usefixtures("_compiler")
+def test_each_count_is_compiled_to_one_graph() -> None:
+    done = tiny(compile="default", minibatches=3)
+    assert done.complete
+    assert [point.graphs for point in done.run.manifest.points] == [1, 1]
+
+
+@pytest.mark.usefixtures("_compiler")
+def test_a_network_that_must_be_compiled_again_while_timing_is_unsupported() -> None:
+    def flip(run: Run, doing: str) -> None:
+        import tiny_networks  # type: ignore[import-not-found]
+
+        tiny_networks.switch["on"] = doing == "timing"
+
+    done = tiny("switching", compile="default", classes=[1], watch=flip)
+    assert not done.complete
+    (point,) = done.run.manifest.points
+    assert point.status == "unsupported"
+    assert "recompil" in point.reason.lower()
+    assert {sample.phase for sample in done.run.samples} == {"first", "warmup"}
+
+
+def test_a_watcher_sees_the_run_grow() -> None:
+    seen: list[tuple[int, str]] = []
+    watch: Callable[[Run, str], None] = lambda run, doing: seen.append((len(run.samples), doing))  # noqa: E731
+    done = tiny(watch=watch)
+    counts = [count for count, _ in seen]
+    assert counts == sorted(counts)
+    assert counts[-1] == len(done.run.samples)
+    assert seen[-1][1] == "timing"
