@@ -43,7 +43,9 @@ def request(*, minibatches: int | None, **options: Any) -> Request:
 def new(request: Request, output: Path, *, json: bool, quiet: bool) -> int:
     """Start a run and measure it."""
     planned = plan(request)
-    return _measure(planned, start(planned, output, command=sys.argv), json=json, quiet=quiet)
+    return _measure(
+        planned, start(planned, output, command=["python", "-m", "bench", *sys.argv[1:]]), json=json, quiet=quiet
+    )
 
 
 def resume(path: Path, *, json: bool, quiet: bool) -> int:
@@ -105,6 +107,7 @@ class _Watch:
         self._view = view
         self._operations = _operations(planned)
         self._next = 0.0
+        self._doing = ""
         self._total = (
             sum(
                 sum(duration.passes_planned(setting, planned.protocol).values()) * planned.protocol.minibatches
@@ -115,8 +118,9 @@ class _Watch:
 
     def __call__(self, run: Run, doing: str) -> None:
         began = time.monotonic()
-        if began < self._next:
+        if began < self._next and doing == self._doing:
             return
+        self._doing = doing
         left = duration.passes_left(run)
         self._view.update(
             run,

@@ -1,5 +1,7 @@
 """A setting's network in memory: one backbone, one bank of top-layer rows, a pool of inputs."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +20,11 @@ def pool_size(minibatches: int) -> int:
     return min(minibatches, POOL)
 
 
+def pool_bytes(setting: Setting, size: int) -> int:
+    """Bytes of a pool of this many minibatches."""
+    return size * setting.batch_size * math.prod(setting.input_shape) * DTYPES[setting.dtype].itemsize
+
+
 def input_pool(setting: Setting, size: int) -> list[Tensor]:
     """Minibatches of standard normal noise, shape (batch, *input_shape).
 
@@ -28,6 +35,11 @@ def input_pool(setting: Setting, size: int) -> list[Tensor]:
         _to_setting(torch.randn(setting.batch_size, *setting.input_shape, generator=generator), setting)
         for _ in range(size)
     ]
+
+
+def one_example(setting: Setting) -> Tensor:
+    """A minibatch of one, for looking at a network before a whole minibatch is asked for."""
+    return input_pool(setting.model_copy(update={"batch_size": 1}), 1)[0]
 
 
 def build_backbone(network: Network, setting: Setting) -> tuple[nn.Module, TopLayer]:
@@ -50,6 +62,28 @@ def build_backbone(network: Network, setting: Setting) -> tuple[nn.Module, TopLa
     if setting.channels_last:
         module = module.to(memory_format=torch.channels_last)
     return module, locate(module, setting.input_shape)
+
+
+def largest_step_bytes(module: nn.Module, examples: Tensor) -> int:
+    """Bytes of the largest input and output that any one layer holds together, for one example.
+
+    Found by a forward of a few examples. Twice that is what a forward needs at least for activations: a residual
+    branch keeps its input for later, and libraries take scratch of the same order.
+    """
+    largest = 0
+
+    def look(layer: nn.Module, inputs: tuple[object, ...], output: object) -> None:
+        nonlocal largest
+        held = sum(tensor.nbytes for tensor in (*inputs, output) if isinstance(tensor, Tensor))
+        largest = max(largest, held)
+
+    hooks = [layer.register_forward_hook(look) for layer in module.modules() if not any(layer.children())]
+    try:
+        module(examples)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return largest // len(examples)
 
 
 class Assembly:

@@ -23,12 +23,17 @@ class Demand:
         return classes * (self.row_bytes + 2 * self.logit_bytes) + self.activation_bytes
 
 
-def refusal(classes: int, demand: Demand, free_bytes: int) -> str | None:
-    """Why a class count does not fit into `free_bytes`, or None if it does."""
-    needed = demand.at(classes) + RESERVE_BYTES
+def shortage(what: str, needed_bytes: int, free_bytes: int) -> str | None:
+    """Why something does not fit into `free_bytes` with the reserve left alone, or None if it does."""
+    needed = needed_bytes + RESERVE_BYTES
     if needed <= free_bytes:
         return None
-    return f"{classes:,} classes need {needed / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB are free"
+    return f"{what} need {needed / 1e9:.2f} GB, {free_bytes / 1e9:.2f} GB are free"
+
+
+def refusal(classes: int, demand: Demand, free_bytes: int) -> str | None:
+    """Why a class count does not fit into `free_bytes`, or None if it does."""
+    return shortage(f"{classes:,} classes", demand.at(classes), free_bytes)
 
 
 def split_by_fit(classes: Sequence[int], demand: Demand, free_bytes: int) -> tuple[list[int], dict[int, str]]:

@@ -15,15 +15,25 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from archs.registry import Network
+from archs.top_layer import TopLayer
 from bench.machine.memory import free_bytes
 from bench.machine.nvml import GpuProbe, NvmlUnavailable, throttled_between
 from bench.run import Phase, Point, Process, Sample, Status, StopReason, now
 from bench.speed import notices, rounds
 from bench.speed.agreement import disagreement
-from bench.speed.assembly import Assembly, build_backbone, input_pool, pool_size
-from bench.speed.capacity import Demand, split_by_fit
+from bench.speed.assembly import (
+    Assembly,
+    build_backbone,
+    input_pool,
+    largest_step_bytes,
+    one_example,
+    pool_bytes,
+    pool_size,
+)
+from bench.speed.capacity import Demand, shortage, split_by_fit
 from bench.speed.clocks import Forward, clock_for
 from bench.speed.events import Doing, Event, Noticed, PassesDone, PointFound, ProcessState
 from bench.speed.failures import first_line, status_of
@@ -83,6 +93,7 @@ class _Measurement:
         self._emit = emit
         self._device = torch.device(assignment.setting.device)
         self._points = {point.classes: point for point in assignment.points}
+        self._backbone_bytes = assignment.backbone_bytes
         self._forwards: dict[int, Forward] = {}
         self._runner: PassRunner | None = None
         self._probe = self._open_probe()
@@ -119,6 +130,15 @@ class _Measurement:
             free_bytes=_free_bytes(self._setting),
         )
         self._tell(operations_per_s=rates.operations_per_s, bytes_per_s=rates.bytes_per_s)
+        self._doing(f"building {self._setting.arch}")
+        inputs = pool_bytes(self._setting, self._process.pool)
+        if self._lacks("the network and its inputs", self._backbone_bytes + inputs):
+            return
+        backbone, top = build_backbone(self._network, self._setting)
+        example = one_example(self._setting)
+        least_bytes = 2 * largest_step_bytes(backbone, example) * self._setting.batch_size
+        if self._lacks("one forward and its inputs", inputs + least_bytes):
+            return
         pool = input_pool(self._setting, self._process.pool)
         self._runner = PassRunner(
             setting=self._task.setting,
@@ -128,7 +148,7 @@ class _Measurement:
             threads=self._setting.threads,
             probe=self._probe,
         )
-        assembly = self._assemble(rates, pool[0])
+        assembly = self._assemble(backbone, top, rates, max(least_bytes, self._activation_bytes(backbone, pool[0])))
         if assembly is not None:
             self._first_calls(assembly, pool[0])
 
@@ -144,18 +164,29 @@ class _Measurement:
     def _counters(self) -> dict[str, int]:
         return self._probe.counters() if self._probe else {}
 
-    def _assemble(self, rates: Rates, example: torch.Tensor) -> Assembly | None:
-        """Build the backbone, see what fits, and make a bank for the largest count that does."""
-        self._doing(f"building {self._setting.arch}")
-        backbone, top = build_backbone(self._network, self._setting)
+    def _lacks(self, what: str, needed: int) -> bool:
+        """Whether something that every class count needs does not fit; all points then say so."""
+        reason = shortage(what, needed, _free_bytes(self._setting))
+        if reason is not None:
+            self.fail_all("out-of-memory", reason)
+        return reason is not None
+
+    def _activation_bytes(self, backbone: nn.Module, minibatch: torch.Tensor) -> int:
+        """Bytes that a forward needs for a while, weights and inputs not counted."""
+        if self._device.type == "cuda":
+            backbone(minibatch)  # cuDNN tries algorithms at the first call, in workspaces that no other call needs
         peak = PeakMemory(self._device)
         peak.start()
         before = peak.read() or 0
-        backbone(example)
+        backbone(minibatch)
+        return max(0, (peak.read() or 0) - before)
+
+    def _assemble(self, backbone: nn.Module, top: TopLayer, rates: Rates, activation_bytes: int) -> Assembly | None:
+        """See which class counts fit, and make a bank for the largest of them."""
         demand = Demand(
             row_bytes=(top.features + top.bias) * self._dtype.itemsize,
             logit_bytes=self._setting.batch_size * self._dtype.itemsize,
-            activation_bytes=max(0, (peak.read() or 0) - before),
+            activation_bytes=activation_bytes,
         )
         single = _work(self._points[1])
         for count in self._alive():

@@ -22,6 +22,8 @@ from archs.registry import Network
 #: Weights of the two probes, in bytes: one that caches keep, one that is far beyond the largest of them.
 CACHED_WEIGHT_BYTES = 2 * 2**20
 STREAMED_WEIGHT_BYTES = 512 * 2**20
+#: Operations of one call of the second at most: large minibatches wait for arithmetic, whatever the weight.
+STREAMED_OPERATIONS = 20 * 10**9
 #: Features of the probes' layer: ResNet's and Inception's own.
 PROBE_FEATURES = 2048
 #: A probe is repeated for this long, or this often, whichever ends first. Its least time counts: a rate is what the
@@ -83,7 +85,10 @@ def calibrate(
     The weight that is streamed is no larger than the largest top layer to be predicted (`largest_bytes`), so that
     calibrating does not need more memory than measuring, nor than a quarter of what is free.
     """
-    weight_bytes = max(4 * CACHED_WEIGHT_BYTES, min(STREAMED_WEIGHT_BYTES, largest_bytes, free_bytes // 4))
+    bounded_bytes = STREAMED_OPERATIONS // (2 * batch_size) * dtype.itemsize
+    weight_bytes = max(
+        4 * CACHED_WEIGHT_BYTES, min(STREAMED_WEIGHT_BYTES, bounded_bytes, largest_bytes, free_bytes // 4)
+    )
     with torch.inference_mode():
         cached, cached_s = _probe(device, dtype, batch_size, CACHED_WEIGHT_BYTES)
         streamed, streamed_s = _probe(device, dtype, batch_size, weight_bytes)
@@ -110,7 +115,7 @@ def _least_seconds(step: Callable[[], Tensor], device: torch.device) -> float:
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    timed(), timed()  # the first calls choose kernels and fault pages in
+    timed()  # the first call chooses kernels and faults pages in
     times: list[float] = []
     while len(times) < PROBE_REPEATS and sum(times) < PROBE_SECONDS:
         times.append(timed())

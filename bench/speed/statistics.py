@@ -90,19 +90,17 @@ _CHUNK = 4_000_000
 class Ratio:
     """A ratio of medians and what is known of its error.
 
-    estimate: the ratio. centre: natural logarithm of the value the interval is drawn around. error: standard error
-    of `centre`. degrees: degrees of freedom of `error`.
+    estimate: the ratio. error: standard error of its natural logarithm. degrees: degrees of freedom of `error`.
     """
 
     estimate: float
-    centre: float
     error: float
     degrees: float
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Lower and upper end of the interval that covers the true ratio with this probability."""
         reach = float(stats.t.ppf(0.5 + confidence / 2, self.degrees)) * self.error
-        return math.exp(self.centre - reach), math.exp(self.centre + reach)
+        return self.estimate * math.exp(-reach), self.estimate * math.exp(reach)
 
     def excludes_one(self, confidence: float) -> bool:
         """Whether the interval lies on one side of 1."""
@@ -201,7 +199,7 @@ def bootstrap_ratios(
     for number, values in zip(wanted, logs, strict=True):
         estimate = speedup(columns[number], denominator)
         error = float(np.std(values[np.isfinite(values)], ddof=1))
-        found[number] = Ratio(estimate, math.log(estimate), error, degrees[number])
+        found[number] = Ratio(estimate, error, degrees[number])
     return found
 
 
@@ -287,7 +285,7 @@ def _replicated(times: Floats, base: Floats, groups: Sequence[Indices]) -> Ratio
     if len(logs) < 2:
         return None
     error = float(np.std(logs, ddof=1)) / math.sqrt(len(logs))
-    return Ratio(speedup(times, base), float(np.mean(logs)), error, len(logs) - 1)
+    return Ratio(speedup(times, base), error, len(logs) - 1)
 
 
 def _degrees(times: Booleans, base: Booleans, groups: Sequence[Indices]) -> float:

@@ -19,6 +19,7 @@ from bench.speed.prediction import top_layer_work
 from bench.speed.recorder import Recorder
 from bench.speed.replicates import ProcessDied, measure_in_fresh_process
 from bench.speed.rows import BreakEven, Row, break_evens, rows
+from bench.speed.settings import Setting
 from bench.speed.tasks import Assignment, Task, WorkOrder, remaining_tasks
 from bench.speed.torch_state import DTYPES
 
@@ -200,7 +201,12 @@ def _measure_in_one_process(
 ) -> None:
     """This process measures if one is enough; replicates each get a fresh one."""
     assignments = tuple(
-        Assignment(task=task, setting=planned.settings[task.setting], points=_points(planned, task, manifest))
+        Assignment(
+            task=task,
+            setting=planned.settings[task.setting],
+            backbone_bytes=_backbone_bytes(planned, planned.settings[task.setting]),
+            points=_points(planned, task, manifest),
+        )
         for task in tasks
     )
     if planned.protocol.processes > 1:
@@ -209,6 +215,10 @@ def _measure_in_one_process(
         return
     for assignment in assignments:
         measure(assignment, planned.protocol, planned.networks[assignment.setting.arch], take)
+
+
+def _backbone_bytes(planned: Plan, setting: Setting) -> int:
+    return planned.facts[setting.arch].backbone_parameters * DTYPES[setting.dtype].itemsize
 
 
 def _points(planned: Plan, task: Task, manifest: Manifest) -> tuple[Point, ...]:

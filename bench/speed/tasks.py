@@ -26,10 +26,14 @@ class Task(_Frozen):
 
 
 class Assignment(_Frozen):
-    """A task with all that a process must know to do it: the setting, and the points to try, ascending."""
+    """A task with all that a process must know to do it: the setting, and the points to try, ascending.
+
+    `backbone_bytes` are those of the network's weights without the top layer.
+    """
 
     task: Task
     setting: Setting
+    backbone_bytes: int
     points: tuple[Point, ...]
 
 

@@ -29,7 +29,10 @@ def run(
         for classes in plan.protocol.classes
     )
     assignment = Assignment(
-        task=Task(setting=0, process=process, first_round=first_round), setting=setting, points=points
+        task=Task(setting=0, process=process, first_round=first_round),
+        setting=setting,
+        backbone_bytes=0,
+        points=points,
     )
     events: list[Event] = []
 

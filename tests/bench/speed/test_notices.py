@@ -1,4 +1,3 @@
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -87,7 +86,7 @@ def test_a_control_that_is_off_is_named_with_its_size(make_run: MakeRun):
 def test_an_effect_is_named_if_it_is_both_certain_and_large(
     setting: Setting, estimate: float, error: float, named: bool
 ):
-    ratio = Ratio(estimate, math.log(estimate), error, 9.0)
+    ratio = Ratio(estimate, error, 9.0)
     assert (control_off(setting, ratio) is not None) is named
     assert (carried_over(setting, 1, ratio) is not None) is named
     assert control_off(setting, None) is carried_over(setting, 1, None) is None
@@ -95,7 +94,7 @@ def test_an_effect_is_named_if_it_is_both_certain_and_large(
 
 def test_the_remedy_for_a_control_in_sequential_order_is_the_other_order(setting: Setting):
     sequential = setting.model_copy(update={"order": "sequential"})
-    notice = control_off(sequential, Ratio(1.1, math.log(1.1), 0.001, 9.0))
+    notice = control_off(sequential, Ratio(1.1, 0.001, 9.0))
     assert notice is not None
     assert "--order sequential" in notice.remedy
 

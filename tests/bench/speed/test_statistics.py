@@ -178,10 +178,20 @@ def test_interval_over_processes_is_the_textbook_t_interval():
     processes = np.repeat([0, 1, 2], 10)
     times = np.exp(np.repeat(logs, 10))
     ratio = only(ratios([times], np.ones((30, 2)), processes))
-    mean = np.mean(logs)
     reach = 4.302653 * np.std(logs, ddof=1) / math.sqrt(3)  # t quantile for 2 degrees of freedom, from tables
-    assert ratio.interval() == pytest.approx((math.exp(mean - reach), math.exp(mean + reach)), rel=1e-6)
+    assert ratio.interval() == pytest.approx((math.exp(0.12 - reach), math.exp(0.12 + reach)), rel=1e-6)
     assert ratio.estimate == pytest.approx(math.exp(0.12))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=6), st.integers(0, 100))
+def test_a_speedup_lies_within_its_own_interval_however_much_processes_differ(levels, seed):
+    """The mean of the processes' ratios can be far from the ratio over all samples, which the interval is around."""
+    generator = np.random.default_rng(seed)
+    base = np.exp(generator.normal(0, 0.02, (10 * len(levels), 2)))
+    times = np.exp(np.repeat(levels, 10) + generator.normal(0, 0.02, 10 * len(levels)))
+    ratio = only(ratios([times], base, np.repeat(np.arange(len(levels)), 10)))
+    low, high = ratio.interval()
+    assert low <= ratio.estimate <= high
 
 
 def test_a_process_of_nine_rounds_is_no_replicate():
@@ -243,7 +253,7 @@ def test_carry_over_needs_ten_passes_on_both_sides():
 
 
 def test_interval_quantile_is_students():
-    ratio = Ratio(2.0, math.log(2.0), 0.1, 9.0)
+    ratio = Ratio(2.0, 0.1, 9.0)
     low, high = ratio.interval(0.95)
     assert math.log(high / 2) == pytest.approx(0.1 * 2.262157, rel=1e-6)
     assert low * high == pytest.approx(4.0)

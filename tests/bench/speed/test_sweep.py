@@ -1,5 +1,6 @@
 """`bench.sweep`, from Python."""
 
+import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -141,13 +142,16 @@ def test_processes_are_replicates_with_t_intervals() -> None:
     assert point.speedup_low is not None
     assert point.speedup_high is not None
     assert point.rounds_done == 20
-    # A t interval on log ratios is symmetric in the logarithm, which a bootstrap's is not.
-    assert point.speedup_low * point.speedup_high == pytest.approx(_of_processes(done) ** 2)
+    first_log, second_log = _log_ratios(done)
+    # t quantile for 1 degree of freedom, from tables; the standard error of two numbers is half their distance
+    reach = 12.7062 * abs(first_log - second_log) / 2
+    assert math.log(point.speedup_high / point.speedup) == pytest.approx(reach, rel=1e-4)
+    assert math.log(point.speedup / point.speedup_low) == pytest.approx(reach, rel=1e-4)
     assert "few-processes" in [notice.kind for notice in done.notices()]
 
 
-def _of_processes(done: Sweep) -> float:
-    """Geometric mean over the processes of the ratio of medians."""
+def _log_ratios(done: Sweep) -> list[float]:
+    """Logarithm of each process's ratio of medians."""
     ratios = []
     for process in (0, 1):
         at = {
@@ -161,8 +165,8 @@ def _of_processes(done: Sweep) -> float:
             )
             for count in (1, 16)
         }
-        ratios.append((at[16].quantile(0.5) / at[1].quantile(0.5)).item())
-    return float((ratios[0] * ratios[1]) ** 0.5)
+        ratios.append(math.log(at[16].quantile(0.5) / at[1].quantile(0.5)))
+    return ratios
 
 
 def test_bfloat16_on_the_cpu() -> None:
