@@ -95,7 +95,7 @@ def inspect(network: Network) -> Facts:
 def _inspect_on_meta(network: Network) -> Facts:
     with torch.device("meta"):
         module = _built(network)
-        if _place(module)[0].type == "meta":
+        if place_of(module)[0].type == "meta":
             return _facts(module, network)
     return _facts(module, network)
 
@@ -138,8 +138,11 @@ def locate(module: nn.Module, input_shape: Sequence[int]) -> TopLayer:
     return top
 
 
-def _place(module: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating-point dtype of a module, by its first parameter or buffer that has one."""
+def place_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating-point dtype of a module, by its first parameter or buffer that has one.
+
+    The CPU and float32 for a module without any.
+    """
     for group in (module.parameters(), module.buffers()):
         for tensor in group:
             if tensor.is_floating_point():
@@ -148,9 +151,15 @@ def _place(module: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def _random_examples(module: nn.Module, input_shape: Sequence[int]) -> torch.Tensor:
-    device, dtype = _place(module)
-    generator = torch.Generator("cpu").manual_seed(0)  # its own, so that the global one stays where it is
-    return torch.randn((_BATCH, *input_shape), generator=generator, device="cpu").to(device, dtype)
+    device, dtype = place_of(module)
+    shape = (_BATCH, *input_shape)
+    try:
+        if device.type == "meta":
+            return torch.empty(shape, device=device, dtype=dtype)  # has no values: a large one costs nothing either
+        generator = torch.Generator("cpu").manual_seed(0)  # its own, so that the global one stays where it is
+        return torch.randn(shape, generator=generator, device="cpu").to(device, dtype)
+    except (RuntimeError, TypeError) as error:  # no memory; a number of elements that is none
+        raise _DidNotRun(f"inputs of shape {shape} cannot be made: {one_line(error)}") from error
 
 
 @contextmanager

@@ -37,6 +37,9 @@ SCHEMA_VERSION = 1
 #: A power cut loses at most this much of what was measured.
 SYNC_INTERVAL_S = 1.0
 
+#: Characters of a run's name in its folder's; file systems end at 255, terminals and patience earlier.
+LONGEST_NAME = 80
+
 Status = Literal["ok", "out-of-memory", "unsupported", "failed"]
 RunStatus = Literal["running", "complete", "incomplete", "interrupted"]
 Phase = Literal["first", "warmup", "timed"]
@@ -85,8 +88,14 @@ class Point(_Record):
     operations: int = Field(description="floating-point operations of the top layer for one minibatch")
     bytes: int = Field(description="bytes the top layer reads and writes for one minibatch")
     added_s: float | None = Field(None, description="predicted seconds a minibatch beyond one class")
-    peak_memory_bytes: int | None = Field(None, description="what a deployment at this count needs")
+    peak_memory_bytes: int | None = Field(
+        None,
+        description="what a deployment at this count needs: one minibatch, no rows of larger counts",
+    )
     graphs: int | None = Field(None, description="graphs torch.compile made for this count; none if not compiled")
+    preparation_s: float | None = Field(
+        None, description="seconds to compile or capture before the first call; none if eager"
+    )
 
 
 class Process(_Record):
@@ -193,7 +202,7 @@ class RunWriter:
         Raises UsageError if the folder cannot be made or written.
         """
         stamp = manifest.created.removesuffix("+00:00").replace(":", "-")
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", manifest.name).strip("-.") or "run"
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", manifest.name)[:LONGEST_NAME].strip("-.") or "run"
         path = None
         try:
             path = _make_folder(parent, f"{stamp}-{name}")
@@ -207,13 +216,24 @@ class RunWriter:
             ) from None
 
     @classmethod
-    def reopen(cls, run: Run) -> "RunWriter":
-        """Go on writing a run that was read; a torn last line is cut off first."""
-        assert run.path is not None, "a run that was never on disk cannot be reopened"
-        writer = cls(run.path, run.manifest)
-        end = _end_of_last_line(run.path / "samples.jsonl")
-        writer._samples.truncate(end)
-        return writer
+    def reopen(cls, path: Path) -> tuple["RunWriter", Run]:
+        """Read a run in order to go on writing it: under the lock, so that nobody can be changing it meanwhile.
+
+        Nothing is altered yet; `drop_torn_line` comes before the first append. Raises UsageError as `load_run`
+        does, and if another process is writing the run.
+        """
+        writer = cls(path, _load_manifest(path))  # a folder that is no run is refused before a lock is put into it
+        try:
+            run = load_run(path)
+        except UsageError:
+            writer.close()
+            raise
+        writer.manifest = run.manifest
+        return writer, run
+
+    def drop_torn_line(self) -> None:
+        """Cut off what follows the last whole line of the samples. Raises OSError."""
+        self._samples.truncate(_end_of_last_line(self.path / "samples.jsonl"))
 
     def append(self, samples: Iterable[Sample]) -> None:
         """Append one line a sample in a single write; on failure nothing of it stays behind."""
@@ -284,7 +304,7 @@ def _lock(path: Path) -> int:
     descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         os.close(descriptor)
         raise UsageError(f"another process is writing the run {str(path)!r}; wait for it or start a new run") from None
     return descriptor
@@ -316,10 +336,9 @@ def _load_manifest(path: Path) -> Manifest:
         raise UsageError(f"{file}: not JSON ({error})") from None
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA_VERSION:
-        raise UsageError(
-            f"{file}: schema version {version!r} is not known to this slc-bench, which reads up to {SCHEMA_VERSION}; "
-            "a newer slc-bench may"
-        )
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        advice = "a newer slc-bench can read it" if newer else "it was not written by slc-bench, or altered since"
+        raise UsageError(f"{file}: schema version {version!r}, where 1 to {SCHEMA_VERSION} can be read; {advice}")
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
@@ -349,7 +368,7 @@ def _torn_line(file: Path, number: int) -> Notice:
         kind="torn-line",
         happened=f"{file.name}: line {number}, the last, was cut off in the middle and is dropped",
         matters="the writer was killed while it appended; every finished round before it is kept",
-        remedy="continue the run with --resume, or leave it as it is",
+        remedy="nothing needs doing; --resume measures what is missing again",
     )
 
 

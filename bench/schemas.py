@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.run import SCHEMA_VERSION, Manifest, RunStatus, Sample, write_atomically
 from bench.speed.rows import Row
+from bench.speed.settings import Setting
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -39,11 +40,41 @@ class RowsObject(BaseModel):
     rows: list[Row]
 
 
+class OutlookSummary(BaseModel):
+    """A run that was not made: what it would take, and the memory it would find."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: None = Field(description="no folder was made")
+    seconds: float = Field(description="of warm-up and timed rounds; building and first calls come on top")
+    free_bytes: int = Field(description="memory that is free on the device")
+
+
+class OutlookRow(Setting):
+    """A point that was not measured: its setting, and what it is expected to need and take."""
+
+    classes: int
+    pass_s: float = Field(description="seconds for one minibatch")
+    memory_bytes: int = Field(description="weights, inputs and logits; activations come on top")
+    fits: bool = Field(description="whether that is free, with a reserve for the rest")
+
+
+class OutlookObject(BaseModel):
+    """What --dry-run --json prints: one object, and nothing else on standard output."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: Literal["slc-bench/outlook/1"] = Field(alias="schema")
+    run: OutlookSummary
+    rows: list[OutlookRow]
+
+
 #: File name -> model, and a title.
 _MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "run.schema.json": (Manifest, "run.json of slc-bench"),
     "sample.schema.json": (Sample, "a line of samples.jsonl of slc-bench"),
     "rows.schema.json": (RowsObject, "what python -m bench --json prints"),
+    "outlook.schema.json": (OutlookObject, "what python -m bench --dry-run --json prints"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import UsageError
+from reports.pipes import while_read
 
 if TYPE_CHECKING:
     from bench.run import Run
@@ -29,7 +30,9 @@ def draw(
     Prints the table, and what was measured beside what the paper published.
     """
     try:
-        _draw(runs, output)
+        with while_read(sys.stdout, sys.stderr):
+            _draw(runs, output)
+            print(end="", flush=True)  # so that a reader who is gone is noticed here
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(USAGE) from None
@@ -50,12 +53,11 @@ def _draw(folders: list[Path], output: Path | None) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"cannot write to {str(folder)!r}: {reason}; name another folder with --output") from None
-    view = terminal.QuietView(sys.stdout)
-    for each in found[:-1]:
-        view.finish(each.run, each.rows, each.notices, each.break_evens, ())
-    last = found[-1]
-    view.finish(last.run, last.rows, last.notices, last.break_evens, paths)
-    header, lines = tables.beside_published_cells([row for each in found for row in each.rows])
+    for each in found:
+        # A view for each, as each has its own heading and warnings.
+        view = terminal.QuietView(sys.stdout)
+        view.finish(each.run, each.rows, each.notices, each.break_evens, paths if each is found[-1] else ())
+    header, lines = tables.beside_published_cells([series for each in found for series in each.series])
     if lines:
         terminal.print_beside(header, lines)
 

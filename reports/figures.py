@@ -26,7 +26,7 @@ from bench.run import Manifest, write_atomically
 from bench.speed.rows import Row
 from reports import wording
 from reports.published import PublishedPoint, published
-from reports.series import Series, labels
+from reports.series import Series, failures, labels
 
 #: Okabe and Ito's colours, told apart by colour-blind readers; the yellow is left out, it is too light on paper.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -95,7 +95,7 @@ def draw(series: Sequence[Series], *, title: str = TITLE, note: str = "") -> Fig
         beside = len(archs) % columns != 0  # the last line of panels has a cell left for the legend
         legend_columns = 1 if beside else max(1, int(width / LEGEND_ENTRY_INCHES[0]))
         legend_lines = 0 if beside else math.ceil(len(entries) / legend_columns)
-        caption = _wrapped(_caption(series, looks, note), round(width * CAPTION_CHARACTERS_PER_INCH))
+        caption = _wrapped(_caption(series, note), round(width * CAPTION_CHARACTERS_PER_INCH))
         head = TITLE_INCHES + LEGEND_ENTRY_INCHES[1] * legend_lines
         foot = CAPTION_LINE_INCHES * (caption.count("\n") + 1) + 0.1
         figure, axes, spare = _canvas(len(archs), columns, width, head, foot)
@@ -495,7 +495,7 @@ def _legend(figure: Figure, spare: Axes | None, entries: Sequence[tuple[Any, str
     )
 
 
-def _caption(series: Sequence[Series], looks: Sequence[Look], note: str) -> str:
+def _caption(series: Sequence[Series], note: str) -> str:
     drawn = _drawn(series)
     parts = [
         "Median time of one forward pass, for one example, at the class counts marked; lines between them are linear "
@@ -511,12 +511,7 @@ def _caption(series: Sequence[Series], looks: Sequence[Look], note: str) -> str:
     if drawn["paper"]:
         parts.append("Paper: Keren et al. 2019, means on a Maxwell Titan X.")
     lines = [" ".join(parts)]
-    failed = [
-        f"{wording.failure(row)}{f' [{look.label}]' if look.label else ''}"
-        for each, look in zip(series, looks, strict=True)
-        for row in each.rows
-        if row.status != "ok"
-    ]
+    failed = failures(series)
     if failed:
         lines.append("Crosses: " + "; ".join(failed) + ".")
     return "\n".join([*lines, note]).strip()

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.run import Notice, Run, write_atomically
-from bench.speed import notices as warnings
 from bench.speed import rows as estimates
+from bench.speed.notices import all_notices
 from bench.speed.rows import BreakEven, Row
 from reports import figures, tables
-from reports.series import series_of
+from reports.series import Series, series_of
 
 FILES = ("table3.csv", "table3.md", "table3.tex", "fig1.png", "fig1.svg")
 
@@ -25,9 +25,20 @@ class Result:
 
     @classmethod
     def of(cls, run: Run) -> "Result":
-        """Estimate everything again from the samples alone."""
-        noticed = (*run.manifest.notices, *run.notices, *warnings.notices(run))
-        return cls(run, estimates.rows(run), estimates.break_evens(run), noticed)
+        """Estimate everything again from the samples alone.
+
+        A setting of which nothing but the single logit was measured has no break-even counts.
+        """
+        rows = estimates.rows(run)
+        compared = {each.setting for each in series_of(run, rows) if each.is_compared}
+        settings = run.manifest.settings
+        break_evens = [each for each in estimates.break_evens(run) if settings[each.setting] in compared]
+        return cls(run, rows, break_evens, all_notices(run))
+
+    @property
+    def series(self) -> list[Series]:
+        """The rows as one series a setting."""
+        return series_of(self.run, self.rows)
 
 
 def write_all(folder: Path, run: Run) -> list[Path]:
@@ -41,14 +52,16 @@ def write_all(folder: Path, run: Run) -> list[Path]:
 def write_together(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Write the same for results at hand; several runs share each table, and their series the figure.
 
+    The CSV of several has a first column more, `run`.
+
     Raises ValueError if there is no row to write, and OSError; a file is then as it was, or complete.
     """
-    series = [series for result in results for series in series_of(result.run, result.rows)]
+    series = [series for result in results for series in result.series]
     if not series:
         raise ValueError("nothing to write: no run has a row")
     paths = [folder / name for name in FILES]
     csv, markdown, latex, png, svg = paths
-    tables.write_csv(csv, [row for result in results for row in result.rows])
+    tables.write_csv(csv, [row for result in results for row in result.rows], runs=_runs_of_rows(results))
     write_atomically(markdown, markdown_of(results))
     write_atomically(latex, tables.latex_of(series))
     figures.save(figures.draw(series, note=figures.note([result.run.manifest for result in results])), png, svg)
@@ -63,5 +76,22 @@ def markdown_of(results: Sequence[Result]) -> str:
         )
         for result in results
     ]
-    sections.append(tables.beside_published_markdown([row for result in results for row in result.rows]))
+    sections.append(tables.beside_published_markdown([series for result in results for series in result.series]))
     return "\n".join(section for section in sections if section)
+
+
+def _runs_of_rows(results: Sequence[Result]) -> list[str]:
+    """The run of each row of several results: its folder's name, or its path where two have one name.
+
+    Empty for a single result, whose rows need none.
+    """
+    if len(results) == 1:
+        return []
+    folders = [result.run.path for result in results]
+    names = [
+        result.run.manifest.name if path is None else path.resolve().name
+        for path, result in zip(folders, results, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        names = [name if path is None else str(path) for path, name in zip(folders, names, strict=True)]
+    return [name for name, result in zip(names, results, strict=True) for _ in result.rows]

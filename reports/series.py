@@ -37,6 +37,11 @@ class Series:
         """The single logit measured a second time."""
         return next((row for row in self.rows if row.kind == "control"), None)
 
+    @property
+    def is_compared(self) -> bool:
+        """Whether any count was measured beside the single logit."""
+        return any(row.speedup is not None for row in self.points if row.classes > 1)
+
 
 def split(rows: Sequence[Row]) -> list[Series]:
     """Cut rows, in the order of bench.speed.rows, into one series a setting.
@@ -92,6 +97,31 @@ def labels(series: Sequence[Series]) -> list[str]:
     if len(set(zip(archs, found, strict=True))) == len(series):
         return found
     return [f"{label}, #{index}".removeprefix(", ") for index, label in enumerate(found, start=1)]
+
+
+def names(series: Sequence[Series]) -> list[str]:
+    """The network of each series, with its label where it has one: resnet50 (bfloat16)."""
+    return [wording.named(each.arch, label) for each, label in zip(series, labels(series), strict=True)]
+
+
+def failures(series: Sequence[Series]) -> list[str]:
+    """One line for every point that failed: which, how, and why. The control fails with its point, and has none."""
+    return [
+        wording.failure(name, row)
+        for each, name in zip(series, names(series), strict=True)
+        for row in each.points
+        if row.status != "ok"
+    ]
+
+
+def control_lines(series: Sequence[Series]) -> list[str]:
+    """One line for every control that was measured: what it found."""
+    lines = [
+        wording.control_line(name, each.control)
+        for each, name in zip(series, names(series), strict=True)
+        if each.control is not None
+    ]
+    return [line for line in lines if line]
 
 
 def _traits(series: Series) -> dict[str, str]:

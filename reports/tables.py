@@ -8,21 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from bench.run import Manifest, Notice, write_atomically
-from bench.speed.rows import Row
+from bench.speed.rows import Row, to_frame
 from reports import wording
 from reports.published import published
-from reports.series import Series, labels, split
+from reports.series import Series, control_lines, failures, labels, names, split
 
 if TYPE_CHECKING:
     from bench.speed.rows import BreakEven
-
-#: Columns that pandas would turn into something else where a value is missing.
-_NULLABLE = {
-    name: dtype
-    for name, field in Row.model_fields.items()
-    for annotation, dtype in ((int | None, "Int64"), (float | None, "float64"))
-    if field.annotation == annotation
-}
 
 _LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -51,18 +43,16 @@ Architecture & Classes & Inference time (s) & SLC speedup & Median (s) & Speedup
 \midrule"""
 
 
-def to_frame(rows: Sequence[Row]) -> pd.DataFrame:
-    """One line a row, the columns exactly the fields of a Row in their order; missing numbers are NaN or <NA>."""
-    frame = pd.DataFrame([row.model_dump() for row in rows], columns=list(Row.model_fields))
-    return frame.astype(_NULLABLE)
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[Row], *, runs: Sequence[str] = ()) -> None:
     """Write the rows to full precision, an empty cell where there is no number.
 
-    Raises OSError; the file is then as it was.
+    `runs`, for rows of several: the name of each row's run, as a first column `run`. Raises OSError; the file is then
+    as it was, and ValueError if there are not as many names as rows.
     """
-    write_atomically(path, to_frame(rows).to_csv(index=False, lineterminator="\n"))
+    frame = to_frame(rows)
+    if runs:
+        frame.insert(0, "run", list(runs))
+    write_atomically(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def to_markdown(
@@ -74,15 +64,15 @@ def to_markdown(
 ) -> str:
     """The table for people, with what it was measured on above and what to know about it below."""
     parts = [] if manifest is None else [_markdown_heading(manifest)]
-    parts.append(markdown_table(_MARKDOWN_HEADER, _markdown_cells(rows), left=(0, 10)))
+    series = split(rows)
+    parts.append(markdown_table(_MARKDOWN_HEADER, _markdown_cells(series), left=(0, 10)))
     parts.append(
         "Times are for one example. Speedup: median time over the single logit's median. Speedup of means: the "
         "paper's estimator. Status: rounds measured; samples marked for contention or throttling are counted, not "
         "dropped."
     )
-    found = wording.failures(rows)
-    parts.append(_markdown_list("Not measured", found))
-    parts.append(_markdown_list("Controls", [wording.control_line(row) for row in rows if row.kind == "control"]))
+    parts.append(_markdown_list("Not measured", failures(series)))
+    parts.append(_markdown_list("Controls", control_lines(series)))
     setting_labels = wording.setting_labels(manifest.settings) if manifest else None
     parts.append(_markdown_list("Break-even", wording.break_even_lines(break_evens, setting_labels)))
     noted = [f"{notice.happened}. Why it matters: {notice.matters}. Remedy: {notice.remedy}." for notice in notices]
@@ -100,13 +90,8 @@ def _markdown_list(title: str, lines: Sequence[str]) -> str:
     return "" if not lines else f"{title}:\n\n" + "\n".join(f"- {_markdown_text(line)}" for line in lines)
 
 
-def _markdown_cells(rows: Sequence[Row]) -> list[list[str]]:
-    series = split(rows)
-    cells = []
-    for each, label in zip(series, labels(series), strict=True):
-        name = f"{each.arch} ({label})" if label else each.arch
-        cells += [_markdown_row(name, row) for row in each.rows]
-    return cells
+def _markdown_cells(series: Sequence[Series]) -> list[list[str]]:
+    return [_markdown_row(name, row) for each, name in zip(series, names(series), strict=True) for row in each.rows]
 
 
 def _markdown_row(name: str, row: Row) -> list[str]:
@@ -147,8 +132,7 @@ def to_latex(rows: Sequence[Row]) -> str:
 def latex_of(series: Sequence[Series]) -> str:
     """`to_latex` of series that may come from several runs."""
     blocks = []
-    for each, label in zip(series, labels(series), strict=True):
-        name = f"{each.arch} ({label})" if label else each.arch
+    for each, name in zip(series, names(series), strict=True):
         first, *others = [_latex_line(row) for row in each.rows]
         blocks.append("\n".join([f"{escape_latex(name)} & {first}", *(f" & {line}" for line in others)]))
     return "\n".join([_LATEX_HEADER, "\n\\midrule\n".join(blocks), "\\bottomrule", "\\end{tabular}", ""])
@@ -188,18 +172,17 @@ def escape_latex(text: str) -> str:
     return "".join(_LATEX_SPECIAL.get(character, character) for character in text)
 
 
-def beside_published(rows: Sequence[Row]) -> pd.DataFrame:
+def beside_published(series: Sequence[Series]) -> pd.DataFrame:
     """Measured beside published (Table 3), at the counts and networks that both have.
 
     Both by the paper's estimator: mean seconds per example and the ratio of means. `ratio` is the measured speedup
-    over the published one. A failed point is a line without numbers.
+    over the published one; `setting` is what tells the line from those of other settings of the network, empty where
+    nothing has to. A failed point is a line without numbers.
     """
     lines = [
         {
             "arch": row.arch,
-            "device": row.device,
-            "dtype": row.dtype,
-            "batch_size": row.batch_size,
+            "setting": label,
             "classes": row.classes,
             "status": row.status,
             "measured_s": row.mean_s,
@@ -208,8 +191,8 @@ def beside_published(rows: Sequence[Row]) -> pd.DataFrame:
             "published_speedup": paper.speedup,
             "ratio": None if row.speedup_of_means is None else row.speedup_of_means / paper.speedup,
         }
-        for row in rows
-        if row.kind == "point"
+        for each, label in zip(series, labels(series), strict=True)
+        for row in each.points
         for paper in published(row.arch)
         if paper.classes == row.classes
     ]
@@ -224,9 +207,7 @@ def _or_empty(form: Callable[[float], str]) -> Callable[[float], str]:
 #: Columns of `beside_published`, shown as text -> heading and form of a cell.
 _BESIDE: dict[str, tuple[str, Callable[..., str]]] = {
     "arch": ("architecture", str),
-    "device": ("device", str),
-    "dtype": ("dtype", str),
-    "batch_size": ("batch", str),
+    "setting": ("setting", str),
     "classes": ("classes", wording.count),
     "measured_s": ("measured, ms", _or_empty(wording.milliseconds)),
     "published_s": ("published, ms", _or_empty(lambda seconds: f"{1e3 * seconds:.1f}")),
@@ -235,16 +216,12 @@ _BESIDE: dict[str, tuple[str, Callable[..., str]]] = {
     "ratio": ("ratio of speedups", _or_empty(wording.speedup)),
 }
 
-#: Columns shown only where they tell lines apart.
-_BESIDE_OPTIONAL = ("device", "dtype", "batch_size")
 
-
-def beside_published_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """`beside_published` as text, header and lines, without the columns that are the same in every line."""
-    frame = beside_published(rows)
-    shown = [name for name in _BESIDE if name not in _BESIDE_OPTIONAL or frame[name].nunique() > 1]
-    lines = [[_beside_cell(line, name) for name in shown] for line in frame.to_dict("records")]
-    return [_BESIDE[name][0] for name in shown], lines
+def beside_published_cells(series: Sequence[Series]) -> tuple[list[str], list[list[str]]]:
+    """`beside_published` as text, header and lines; with the column of settings only where there is one to name."""
+    lines = beside_published(series).to_dict("records")
+    shown = [name for name in _BESIDE if name != "setting" or any(line["setting"] for line in lines)]
+    return [_BESIDE[name][0] for name in shown], [[_beside_cell(line, name) for name in shown] for line in lines]
 
 
 def _beside_cell(line: Mapping[Hashable, Any], name: str) -> str:
@@ -253,14 +230,15 @@ def _beside_cell(line: Mapping[Hashable, Any], name: str) -> str:
     return _BESIDE[name][1](line[name])
 
 
-def beside_published_markdown(rows: Sequence[Row]) -> str:
+def beside_published_markdown(series: Sequence[Series]) -> str:
     """Measured beside published as a Markdown table; empty where the paper measured none of these points."""
-    header, lines = beside_published_cells(rows)
+    header, lines = beside_published_cells(series)
     if not lines:
         return ""
-    sizes = ", ".join(str(size) for size in sorted({row.batch_size for row in rows}))
+    sizes = ", ".join(str(size) for size in sorted({row.batch_size for each in series for row in each.rows}))
     note = (
         "Beside the paper (Keren et al. 2019, Table 3: TensorFlow, Maxwell Titan X, minibatches of 32), both by its "
         f"estimator, mean time for one example; measured here with minibatches of {sizes}:"
     )
-    return f"{note}\n\n{markdown_table(header, lines, left=(0,))}\n"
+    left = [index for index, name in enumerate(header) if name in wording.WORDS]
+    return f"{note}\n\n{markdown_table(header, lines, left=left)}\n"

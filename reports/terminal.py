@@ -4,14 +4,16 @@ Nothing here has a thread: rich's own refresh thread made 2 ms passes 15 % slowe
 between passes, and only so often that drawing takes little of the sweep's time.
 """
 
+import errno
 import math
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, NoReturn, Protocol, TextIO
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -20,20 +22,20 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.run import Notice, Run
+from bench.run import Manifest, Notice, Run
 from bench.speed.rows import Row
 from reports import wording
-from reports.series import Series, labels, series_of
+from reports.series import Series, control_lines, failures, labels, series_of
 
 if TYPE_CHECKING:
     from bench.doctor import Finding
     from bench.speed.outlook import Outlook
     from bench.speed.rows import BreakEven
 
-#: Nobody reads faster.
+#: Nobody reads faster, and each redraw takes from the time of the sweep.
 REDRAW_S = 0.25
 
-#: After a redraw that took t, the next one waits for t / this: drawing takes no more of the time than this.
+#: After a redraw that took t, what it shows worked out, the next one waits for t / this: no larger share is drawing.
 MAX_DRAWING_SHARE = 0.02
 
 #: A log says how far a sweep is at every tenth of it.
@@ -47,6 +49,25 @@ PLAIN_WIDTH = 10_000
 
 COLUMNS = ("classes", "ms/example", "speedup", "95 % interval", "predicted ms", "status")
 
+#: The kind of the warning about points that failed, which the lines about each of them take the place of.
+FAILED_POINTS = "failed-points"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a sweep is; what takes time to work out is worked out only where a view shows it."""
+
+    done: int
+    """passes that are done or will never come"""
+    total: int
+    """passes asked for"""
+    doing: str
+    """what comes next, in a few words"""
+    rows: Callable[[], Sequence[Row]]
+    """the rows so far"""
+    seconds_left: Callable[[], float | None]
+    """None as long as nobody can tell"""
+
 
 class View(Protocol):
     """What a sweep is shown through; `stop` ends what `start` began and may be called at any time, also twice."""
@@ -54,10 +75,8 @@ class View(Protocol):
     def start(self, run: Run) -> None:
         """Say what is measured on what."""
 
-    def update(
-        self, run: Run, rows: Sequence[Row], *, done: int, total: int, seconds_left: float | None, doing: str
-    ) -> None:
-        """Show the rows so far; `done` of `total` are passes, `doing` says in a few words what comes next."""
+    def update(self, run: Run, progress: Progress) -> None:
+        """Show how far it is, if that is worth a reader's time and the sweep's; called between passes."""
 
     def notice(self, notice: Notice) -> None:
         """Show a warning, once."""
@@ -76,13 +95,8 @@ class View(Protocol):
         """Show the final table, what follows from it, and where the files are."""
 
 
-def choose_view(*, quiet: bool = False, json: bool = False, stream: TextIO | None = None) -> View:
-    """The view for a stream: a terminal is redrawn, anything else gets plain lines, quiet only warnings and the table.
-
-    Standard output, or with `json`, which has that to itself, standard error.
-    """
-    if stream is None:
-        stream = sys.stderr if json else sys.stdout
+def choose_view(stream: TextIO, *, quiet: bool = False) -> View:
+    """The view for a stream: a terminal is redrawn, anything else gets plain lines; quiet is but warnings and table."""
     if quiet:
         return QuietView(stream)
     return LiveView(stream) if is_terminal(stream) else PlainView(stream)
@@ -93,11 +107,22 @@ def is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
+class _Console(Console):
+    """Raises where nobody reads any longer; rich would end the process, in the middle of a sweep and with code 1."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Raise BrokenPipeError."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def console_for(stream: TextIO) -> Console:
-    """A console that writes control codes to terminals alone and takes text as it is, never as markup."""
+    """A console that writes control codes to terminals alone and takes text as it is, never as markup.
+
+    Printing raises BrokenPipeError once the stream's reader is gone.
+    """
     if is_terminal(stream):
-        return Console(file=stream, force_terminal=True, markup=False, highlight=False, emoji=False)
-    return Console(
+        return _Console(file=stream, force_terminal=True, markup=False, highlight=False, emoji=False)
+    return _Console(
         file=stream,
         force_terminal=False,
         color_system=None,
@@ -117,15 +142,19 @@ class QuietView:
         self._console = console_for(stream)
         self._noticed: set[Notice] = set()
         self._is_headed = False
+        self._manifest: Manifest | None = None
 
     def start(self, run: Run) -> None:
         """Say nothing yet."""
 
-    def update(
-        self, run: Run, rows: Sequence[Row], *, done: int, total: int, seconds_left: float | None, doing: str
-    ) -> None:
+    def update(self, run: Run, progress: Progress) -> None:
         """Show what has been noticed since."""
-        for each in run.manifest.notices:
+        if run.manifest is not self._manifest:  # something was found: a manifest is replaced then, and never changed
+            self._manifest = run.manifest
+            self._show_news(run.manifest)
+
+    def _show_news(self, manifest: Manifest) -> None:
+        for each in manifest.notices:
             self.notice(each)
 
     def notice(self, notice: Notice) -> None:
@@ -159,40 +188,56 @@ class QuietView:
         """Show the final table, what follows from it, and where the files are."""
         self.stop()
         self._print_heading(run)
-        print_table(self._console, run, rows, break_evens)
-        for each in (*run.manifest.notices, *run.notices, *notices):
-            self.notice(each)
+        noticed = (*run.manifest.notices, *run.notices, *notices)
+        series = series_of(run, rows)
+        _print_tables(self._console, run, series)
+        _print_failures(self._console, series, [each for each in noticed if each.kind == FAILED_POINTS])
+        _print_conclusions(self._console, run, series, break_evens)
+        for each in noticed:
+            if each.kind != FAILED_POINTS:
+                self.notice(each)
         if paths:
             names = ", ".join(path.name for path in paths)
             self._console.print(f"\nwritten to {paths[0].parent}: {names}", soft_wrap=True)
 
 
-class PlainView(QuietView):
+class _ProgressView(QuietView):
+    """What the views of a sweep's progress share: each failure is shown as it happens."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._failed: set[str] = set()
+
+    def _show_news(self, manifest: Manifest) -> None:
+        super()._show_news(manifest)
+        for failure in wording.failed_points(manifest):
+            if failure not in self._failed:
+                self._failed.add(failure)
+                self._console.print(Text(failure, style="red"), soft_wrap=True)
+
+
+class PlainView(_ProgressView):
     """Lines for a log: what is measured, every tenth of the way, every failure."""
 
     def __init__(self, stream: TextIO) -> None:
         """`stream` takes everything that is shown."""
         super().__init__(stream)
         self._steps = 0
-        self._failed: set[str] = set()
 
     def start(self, run: Run) -> None:
         """Say what is measured on what."""
         self._print_heading(run)
 
-    def update(
-        self, run: Run, rows: Sequence[Row], *, done: int, total: int, seconds_left: float | None, doing: str
-    ) -> None:
+    def update(self, run: Run, progress: Progress) -> None:
         """A line for every failure, and one for every tenth of the passes."""
-        super().update(run, rows, done=done, total=total, seconds_left=seconds_left, doing=doing)
-        _print_new_failures(self._console, rows, self._failed)
-        steps = PLAIN_STEPS * done // total if total else 0
+        super().update(run, progress)
+        steps = PLAIN_STEPS * progress.done // progress.total if progress.total else 0
         if steps > self._steps:
             self._steps = steps
-            self._console.print(progress_words(done, total, seconds_left, doing), soft_wrap=True)
+            self._console.print(progress_words(progress), soft_wrap=True)
 
 
-class LiveView(QuietView):
+class LiveView(_ProgressView):
     """A table that fills in, redrawn in place, with a progress bar below."""
 
     def __init__(
@@ -205,7 +250,7 @@ class LiveView(QuietView):
         self._live: Live | None = None
         self._is_stdout = stream is sys.stdout
         self._next = -math.inf
-        self._failed: set[str] = set()
+        self._doing = ""
         self._active = 0
         self._rounds: list[int] = []
 
@@ -222,19 +267,17 @@ class LiveView(QuietView):
         )
         self._live.start()
 
-    def update(
-        self, run: Run, rows: Sequence[Row], *, done: int, total: int, seconds_left: float | None, doing: str
-    ) -> None:
-        """Redraw, unless that was done a moment ago."""
+    def update(self, run: Run, progress: Progress) -> None:
+        """Redraw, unless that was done a moment ago and the same is still being done."""
         began = self._clock()
-        if self._live is None or began < self._next:
+        if self._live is None or (began < self._next and progress.doing == self._doing):
             return
-        super().update(run, rows, done=done, total=total, seconds_left=seconds_left, doing=doing)
-        _print_new_failures(self._console, rows, self._failed)
-        series = series_of(run, rows)
+        self._doing = progress.doing
+        super().update(run, progress)
+        series = series_of(run, progress.rows())
         self._follow(series)
         shown = visible([len(each.rows) for each in series], self._active, self._console.height - LINES_BELOW_TABLE)
-        below = _progress_line(done, total, progress_words(done, total, seconds_left, doing))
+        below = _progress_line(progress)
         self._live.update(Group(*tables_of(series, shown, live=True), below), refresh=True)
         ended = self._clock()
         self._next = max(began + REDRAW_S, ended + (ended - began) / MAX_DRAWING_SHARE)
@@ -306,47 +349,53 @@ def _style(row: Row) -> str:
     return "yellow" if row.marked_samples else ""
 
 
-def progress_words(done: int, total: int, seconds_left: float | None, doing: str) -> str:
+def progress_words(progress: Progress) -> str:
     """How far, how long still, and what is being done."""
-    share = f"{100 * done // total} %" if total else "0 %"
-    left = "" if seconds_left is None else f"{wording.duration(seconds_left)} left"
-    return ", ".join(part for part in (share, left, doing) if part)
+    share = f"{100 * progress.done // progress.total} %" if progress.total else "0 %"
+    seconds = progress.seconds_left()
+    left = "" if seconds is None else f"{wording.duration(seconds)} left"
+    return ", ".join(part for part in (share, left, progress.doing) if part)
 
 
-def _progress_line(done: int, total: int, words: str) -> Table:
+def _progress_line(progress: Progress) -> Table:
     line = Table.grid(padding=(0, 1))
-    line.add_row(ProgressBar(total=max(1, total), completed=done, width=30), Text(words, no_wrap=True))
+    bar = ProgressBar(total=max(1, progress.total), completed=progress.done, width=30)
+    line.add_row(bar, Text(progress_words(progress), no_wrap=True))
     return line
 
 
-def _print_new_failures(console: Console, rows: Sequence[Row], known: set[str]) -> None:
-    for failure in wording.failures(rows):
-        if failure not in known:
-            known.add(failure)
-            console.print(Text(failure, style="red"), soft_wrap=True)
-
-
-def print_table(console: Console, run: Run, rows: Sequence[Row], break_evens: Sequence["BreakEven"]) -> None:
-    """The table of a run with its failures, its control and its break-even counts."""
-    series = series_of(run, rows)
+def _print_tables(console: Console, run: Run, series: Sequence[Series]) -> None:
     for part in tables_of(series, range(len(series))):
         console.print(part)
     if run.manifest.status != "complete":
         console.print(Text(f"{run.manifest.status}: this is the table so far", style="yellow"))
-    for failure in wording.failures(rows):
+
+
+def _print_failures(console: Console, series: Sequence[Series], warnings: Sequence[Notice]) -> None:
+    """Each point that failed and why; then why that matters and what to do, from the warnings about them."""
+    for failure in failures(series):
         console.print(Text(failure, style="red"), soft_wrap=True)
-    for row in rows:
-        if row.kind == "control":
-            console.print(wording.control_line(row), soft_wrap=True)
+    for text in dict.fromkeys(_consequences(each) for each in warnings):
+        console.print(text, soft_wrap=True)
+
+
+def _print_conclusions(
+    console: Console, run: Run, series: Sequence[Series], break_evens: Sequence["BreakEven"]
+) -> None:
+    """What the controls found, and the break-even counts."""
+    for line in control_lines(series):
+        console.print(line, soft_wrap=True)
     for line in wording.break_even_lines(break_evens, wording.setting_labels(run.manifest.settings)):
         console.print(line, soft_wrap=True)
 
 
 def notice_text(notice: Notice) -> Text:
     """A warning: what happened, why it matters, what to do."""
-    return Text.assemble(
-        ("warning: ", "yellow"), notice.happened, f"\n  why it matters: {notice.matters}\n  what to do: {notice.remedy}"
-    )
+    return Text.assemble(("warning: ", "yellow"), f"{notice.happened}\n{_consequences(notice)}")
+
+
+def _consequences(notice: Notice) -> str:
+    return f"  why it matters: {notice.matters}\n  what to do: {notice.remedy}"
 
 
 def print_beside(header: Sequence[str], lines: Sequence[Sequence[str]], stream: TextIO | None = None) -> None:
@@ -354,8 +403,9 @@ def print_beside(header: Sequence[str], lines: Sequence[Sequence[str]], stream: 
     console = console_for(stream or sys.stdout)
     console.print("\nbeside the paper's Table 3 (both by its estimator, mean time for one example):")
     table = Table(box=box.ASCII2, header_style="")
-    for index, name in enumerate(header):
-        table.add_column(name, justify="right" if index else "left", no_wrap=not index)
+    for name in header:
+        is_text = name in wording.WORDS
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=is_text)
     for line in lines:
         table.add_row(*line)
     console.print(table)
@@ -370,7 +420,7 @@ def print_outlook(outlook: "Outlook", stream: TextIO | None = None) -> None:
     for index, setting in enumerate(settings):
         console.print(Text(f"\n{names[index]} on {setting.device}", style="bold"), soft_wrap=True)
         table = Table(box=box.ASCII2, header_style="")
-        for column in ("classes", "ms/example", "memory, GB", ""):
+        for column in ("classes", "ms/example", "GB without activations", ""):
             table.add_column(column, justify="right", no_wrap=True)
         for point in points:
             if point.setting == setting:
@@ -382,9 +432,12 @@ def print_outlook(outlook: "Outlook", stream: TextIO | None = None) -> None:
                     style="" if point.fits else "red",
                 )
         console.print(table)
+    free = wording.significant(outlook.free_bytes / 1e9)
     console.print(
-        f"{len(points)} points, about {wording.duration(outlook.seconds)} of rounds as predicted from this device's "
-        f"rates; {wording.significant(outlook.free_bytes / 1e9)} GB of memory are free. Nothing was measured.",
+        f"{len(points)} points, about {wording.duration(outlook.seconds)} of warm-up and timed rounds, as predicted "
+        "from this device's rates; building, compiling and first calls come on top. "
+        f"{free} GB of memory are free, for weights, inputs and logits as above and "
+        "for activations, which only a pass shows. Nothing was measured.",
         soft_wrap=True,
     )
 

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from bench.run import Manifest
+from bench import counts
+from bench.run import Manifest, Point
 from bench.speed.rows import Row
 from bench.speed.settings import Setting
 
@@ -13,8 +14,8 @@ if TYPE_CHECKING:
     from bench.machine.fingerprint import Machine
     from bench.speed.rows import BreakEven
 
-#: Smallest counts written as a power: below these, digits read faster.
-MIN_POWER = 2**10
+#: Headings of columns that hold words; all others hold numbers, aligned to the right.
+WORDS = ("architecture", "setting")
 
 
 def count(classes: int) -> str:
@@ -23,13 +24,13 @@ def count(classes: int) -> str:
 
 
 def exponent(classes: int) -> str | None:
-    """The n of 2^n where `classes` is 2^n, or 2^(n/2) rounded down as in the paper's 2^18.5; None elsewhere."""
-    if classes < MIN_POWER:
-        return None
-    halves = round(2 * math.log2(classes))
-    if halves % 2 == 0:
-        return str(halves // 2) if classes == 1 << (halves // 2) else None
-    return f"{halves / 2}" if classes == math.isqrt(1 << halves) else None
+    """The n of 2^n where bench.counts.label calls a count so: 18.5 for the paper's 370,727; None elsewhere."""
+    return counts.label(classes).partition("^")[2] or None
+
+
+def named(arch: str, label: str) -> str:
+    """A network with what tells its setting from others, if anything has to: resnet50 (bfloat16)."""
+    return f"{arch} ({label})" if label else arch
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -74,15 +75,20 @@ def status(row: Row) -> str:
     return f"{row.rounds_done} rounds{marked}"
 
 
-def failures(rows: Iterable[Row]) -> list[str]:
-    """One line for every point that failed: which, how, and why."""
-    return [failure(row) for row in rows if row.status != "ok"]
+def failure(name: str, failed: Row | Point) -> str:
+    """Which point of a setting of that name failed, how, and why."""
+    reason = " ".join(failed.reason.split())
+    return f"{name}, {count(failed.classes)} classes: {failed.status}" + (f": {reason}" if reason else "")
 
 
-def failure(row: Row) -> str:
-    """Which point failed, how, and why."""
-    reason = " ".join(row.reason.split())
-    return f"{row.arch}, {classes_of(row)} classes: {row.status}" + (f": {reason}" if reason else "")
+def failed_points(manifest: Manifest) -> list[str]:
+    """One line for every point that has failed so far; where it did so in several processes, for the first of these."""
+    failed: dict[tuple[int, int], Point] = {}
+    for point in manifest.points:
+        if point.status != "ok":
+            failed.setdefault((point.setting, point.classes), point)
+    names = setting_labels(manifest.settings)
+    return [failure(names[point.setting], point) for point in failed.values()]
 
 
 def duration(seconds: float) -> str:
@@ -130,12 +136,12 @@ def _about(value: float) -> str:
     return f"{rounded:,.0f}"
 
 
-def control_line(row: Row) -> str:
-    """What the control found: the single logit against itself."""
+def control_line(name: str, row: Row) -> str:
+    """What the control of a setting of that name found, the single logit against itself; empty if not measured."""
     if row.speedup is None:
-        return f"{row.arch}: control not measured"
+        return ""
     between = f" (95 % interval {interval(row)})" if row.speedup_low is not None else ""
-    return f"{row.arch}: control, the single logit against itself: {row.speedup:.3f}{between}; must be 1"
+    return f"{name}: control, the single logit against itself: {row.speedup:.3f}{between}; must be 1"
 
 
 def hardware(machine: "Machine", device: str) -> str:
@@ -156,7 +162,8 @@ def measured_on(manifest: Manifest) -> list[str]:
         rounds += f" in each of {protocol.processes} processes"
     if protocol.until is not None:
         rounds += f", or until every speedup is within +-{protocol.until:g} %"
-    shared = [", ".join(_each(traits(setting)[name] for setting in settings)) for name in _SHOWN]
+    found = [traits(setting) for setting in settings]
+    shared = [", ".join(_each(each[name] for each in found if each[name])) for name in _SHOWN]
     return [
         f"{', '.join(_each(setting.arch for setting in settings))}: one logit against up to "
         f"{count(protocol.classes[-1])} classes, {rounds}",
@@ -179,12 +186,17 @@ def traits(setting: Setting) -> dict[str, str]:
         "order": setting.order + (f", block {setting.block}" if setting.block > 1 else ""),
         "threads": f"{setting.threads} threads" if setting.threads > 1 else "1 thread",
         "cuda graph": "CUDA graph" if setting.cuda_graph else "",
-        "tf32": "TF32" if setting.tf32 else "",
+        "tf32": "TF32" if setting.tf32 and _has_tf32(setting) else "",
         "channels last": "channels last" if setting.channels_last else "",
         "cudnn": "" if setting.cudnn_benchmark else "no cuDNN benchmark",
         "input": "x".join(map(str, setting.input_shape)),
         "seed": f"seed {setting.seed}",
     }
+
+
+def _has_tf32(setting: Setting) -> bool:
+    """Elsewhere the switch changes nothing, whatever a run says of it."""
+    return setting.dtype == "float32" and setting.device.startswith("cuda")
 
 
 def row_traits(row: Row) -> dict[str, str]:
@@ -220,8 +232,8 @@ def setting_labels(settings: Sequence[Setting]) -> dict[int, str]:
     """Index -> the network's name, and what tells the setting from others of the same network."""
     apart = distinguish([setting.arch for setting in settings], [traits(setting) for setting in settings])
     return {
-        index: f"{setting.arch} ({label})" if label else setting.arch
-        for index, (setting, label) in enumerate(zip(settings, apart, strict=True))
+        index: named(setting.arch, apart_by)
+        for index, (setting, apart_by) in enumerate(zip(settings, apart, strict=True))
     }
 
 

@@ -8,6 +8,7 @@ from typing import ParamSpec
 import typer
 
 from bench.errors import UsageError
+from reports.pipes import while_read
 
 DONE = 0
 WORSE = 1  # of `compare` alone
@@ -21,23 +22,29 @@ P = ParamSpec("P")
 def exits(command: Callable[P, int]) -> Callable[P, None]:
     """Make a command that returns its exit code end with it.
 
-    A UsageError becomes one line on standard error and exit code 2, an interrupt exit code 130.
+    A UsageError becomes one line on standard error and exit code 2, an interrupt exit code 130. A reader that has
+    enough of the output (`| head`) is no error.
     """
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        code = DONE
         try:
-            code = command(*args, **kwargs)
+            with while_read(sys.stdout, sys.stderr):
+                code = command(*args, **kwargs)
+                print(end="", flush=True)  # so that a reader who is gone is noticed here
         except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
             code = USAGE
+            _tell(f"error: {error}")
         except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
             code = INTERRUPTED
-        except BrokenPipeError:  # whoever read our output has enough of it (`| head`)
-            sys.stderr.close()
-            code = DONE
+            _tell("interrupted")
         if code:
             raise typer.Exit(code)
 
     return wrapped
+
+
+def _tell(line: str) -> None:
+    with while_read(sys.stderr):
+        print(line, file=sys.stderr)

@@ -35,8 +35,11 @@ def outlook_object(outlook: Outlook) -> dict[str, object]:
 
 
 def print_object(content: dict[str, object]) -> None:
-    """Print an object, as JSON that every reader takes (no NaN)."""
-    print(json.dumps(content, indent=1, allow_nan=False))
+    """Print an object, as JSON that every reader takes (no NaN), to its end.
+
+    Raises BrokenPipeError if the reader has left.
+    """
+    print(json.dumps(content, indent=1, allow_nan=False), flush=True)
 
 
 def _without_setting(fields: dict[str, object]) -> dict[str, object]:

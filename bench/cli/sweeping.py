@@ -1,30 +1,24 @@
 """What `python -m bench` does once its options are read: plan, measure while showing it, report."""
 
 import sys
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from bench.cli import json_output
 from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED
 from bench.errors import UsageError
-from bench.run import Run
+from bench.run import Manifest, Notice, Run
 from bench.speed import duration
 from bench.speed.outlook import outlook_of
 from bench.speed.plan import Plan, Request, plan
 from bench.speed.prediction import backbone_operations
 from bench.speed.recorder import Recorder
-from bench.speed.rows import rows
+from bench.speed.rows import BreakEven, Row, rows
 from bench.speed.statistics import LIVE_RESAMPLES
 from bench.speed.sweep import execute, reopen, start
 from reports import results, terminal
-
-#: A display that is redrawn more often is not read more often, and each time takes from the time of the sweep.
-REDRAW_S = 0.25
-
-#: Redrawing takes at most this share of the time, however many points there are to work out.
-REDRAW_SHARE = 0.02
+from reports.pipes import lead_nowhere, while_read
 
 
 def request(*, minibatches: int | None, **options: Any) -> Request:
@@ -66,7 +60,8 @@ def outlook(request: Request, *, json: bool) -> int:
 
 
 def _measure(planned: Plan, recorder: Recorder, *, json: bool, quiet: bool) -> int:
-    view = terminal.choose_view(quiet=quiet, json=json)
+    stream = sys.stderr if json else sys.stdout
+    view = _WhileRead(terminal.choose_view(stream, quiet=quiet), stream)
     watch = _Watch(view, planned)
     view.start(recorder.run)
     try:
@@ -81,7 +76,8 @@ def _measure(planned: Plan, recorder: Recorder, *, json: bool, quiet: bool) -> i
     else:
         view.finish(run, result.rows, result.notices, result.break_evens, paths)
     if json:
-        json_output.print_object(json_output.run_object(run, result.rows))
+        with while_read(sys.stdout):
+            json_output.print_object(json_output.run_object(run, result.rows))
     return {"complete": DONE, "interrupted": INTERRUPTED}.get(run.manifest.status, INCOMPLETE)
 
 
@@ -93,21 +89,63 @@ def _write(result: results.Result) -> list[Path]:
     try:
         return results.write_together(folder, [result])
     except OSError as error:
-        print(
-            f"warning: tables and figure are not written: {error}; make room, then: python -m reports {folder}",
-            file=sys.stderr,
-        )
+        with while_read(sys.stderr):
+            print(
+                f"warning: tables and figure are not written: {error}; make room, then: python -m reports {folder}",
+                file=sys.stderr,
+            )
         return []
 
 
+class _WhileRead:
+    """A view that shows nothing more once its reader is gone (`| head -1`); the sweep goes on to its end without."""
+
+    def __init__(self, view: terminal.View, stream: TextIO) -> None:
+        self._view = view
+        self._stream = stream
+        self._is_read = True
+
+    def start(self, run: Run) -> None:
+        self._show(lambda: self._view.start(run))
+
+    def update(self, run: Run, progress: terminal.Progress) -> None:
+        self._show(lambda: self._view.update(run, progress))
+
+    def notice(self, notice: Notice) -> None:
+        self._show(lambda: self._view.notice(notice))
+
+    def stop(self) -> None:
+        self._show(self._view.stop)
+
+    def finish(
+        self,
+        run: Run,
+        rows: Sequence[Row],
+        notices: Sequence[Notice],
+        break_evens: Sequence[BreakEven],
+        paths: Sequence[Path],
+    ) -> None:
+        self._show(lambda: self._view.finish(run, rows, notices, break_evens, paths))
+
+    def _show(self, show: Callable[[], None]) -> None:
+        if not self._is_read:
+            return
+        try:
+            show()
+        except BrokenPipeError:
+            self._is_read = False
+            lead_nowhere(self._stream)
+
+
 class _Watch:
-    """Shows a run between passes, at most so often; counts are worked out only when something is shown."""
+    """Tells a view between passes how far a run is; the view decides what is worth working out and showing."""
 
     def __init__(self, view: terminal.View, planned: Plan) -> None:
         self._view = view
         self._operations = _operations(planned)
-        self._next = 0.0
-        self._doing = ""
+        self._manifest: Manifest | None = None
+        self._counted = 0
+        self._done = 0
         self._total = (
             sum(
                 sum(duration.passes_planned(setting, planned.protocol).values()) * planned.protocol.minibatches
@@ -117,21 +155,28 @@ class _Watch:
         )
 
     def __call__(self, run: Run, doing: str) -> None:
-        began = time.monotonic()
-        if began < self._next and doing == self._doing:
-            return
-        self._doing = doing
-        left = duration.passes_left(run)
-        self._view.update(
-            run,
-            rows(run, resamples=LIVE_RESAMPLES),
-            done=self._total - left.total(),
+        self._count(run)
+        progress = terminal.Progress(
+            done=self._done,
             total=self._total,
-            seconds_left=duration.seconds_left(run, self._operations),
             doing=doing,
+            rows=lambda: rows(run, resamples=LIVE_RESAMPLES),
+            seconds_left=lambda: duration.seconds_left(run, self._operations),
         )
-        ended = time.monotonic()
-        self._next = ended + max(REDRAW_S, (ended - began) / REDRAW_SHARE)
+        self._view.update(run, progress)
+
+    def _count(self, run: Run) -> None:
+        """Passes that are done or will never come.
+
+        Between two passes nothing is counted but the new ones: what will never come (a point failed, a process
+        stopped early) is known from the manifest, which is then another.
+        """
+        if run.manifest is self._manifest:
+            self._done += sum(sample.phase == "timed" for sample in run.samples[self._counted :])
+        else:
+            self._manifest = run.manifest
+            self._done = self._total - duration.passes_left(run).total()
+        self._counted = len(run.samples)
 
 
 def _operations(planned: Plan) -> dict[duration.Key, int]:

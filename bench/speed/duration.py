@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from bench.run import Run
-from bench.speed.prediction import Rates, top_layer_work
+from bench.speed.prediction import top_layer_work
 from bench.speed.rounds import slots_of
 from bench.speed.settings import Protocol, Setting
 
@@ -66,13 +66,13 @@ def seconds_left(run: Run, operations: Mapping[Key, int]) -> float | None:
     )
 
 
-def expected_seconds(protocol: Protocol, setting: Setting, operations: Mapping[int, int], rates: Rates) -> float:
-    """Seconds for a setting that has not run, as if everything ran at the calibrated rate of operations.
+def expected_seconds(protocol: Protocol, setting: Setting, pass_seconds: Mapping[int, float]) -> float:
+    """Seconds for a setting that has not run; `pass_seconds` are those of a pass by class count.
 
-    Warm-up, a tenth of the rounds, is included; `operations` are those of a pass by class count.
+    Warm-up, a tenth of the rounds at most, is included; building and first calls are not.
     """
-    a_round = sum(operations[classes] * passes for classes, passes in passes_planned(setting, protocol).items())
-    return 1.1 * protocol.processes * protocol.minibatches * a_round / rates.operations_per_s
+    a_round = sum(pass_seconds[classes] * passes for classes, passes in passes_planned(setting, protocol).items())
+    return 1.1 * protocol.processes * protocol.minibatches * a_round
 
 
 def _seconds_per_operation(run: Run, medians: Mapping[Key, float], operations: Mapping[Key, int]) -> float | None:

@@ -2,8 +2,26 @@
 
 from bench.run import Status
 
-_NO_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory", "std::bad_alloc")
-_UNSUPPORTED = ("not implemented for", "could not run", "is not supported", "unsupported", "detected recompile")
+_NO_MEMORY = (
+    "out of memory",  # CUDA's own, "CUDA error: out of memory", too
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "std::bad_alloc",
+    "cublas_status_alloc_failed",
+    "cudnn_status_alloc_failed",
+)
+_UNSUPPORTED = (
+    "not implemented for",
+    "could not run",
+    "is not supported",
+    "unsupported",
+    "detected recompile",
+    # What cannot be part of a CUDA graph, in CUDA's words, and graphs that torch.compile left out.
+    "operation not permitted when stream is capturing",
+    "error during capture",
+    "cudagraph",
+)
 
 
 def status_of(error: BaseException) -> Status:

@@ -23,7 +23,7 @@ from bench.machine.memory import free_bytes
 from bench.machine.nvml import GpuProbe, NvmlUnavailable, throttled_between
 from bench.run import Phase, Point, Process, Sample, Status, StopReason, now
 from bench.speed import notices, rounds
-from bench.speed.agreement import disagreement
+from bench.speed.agreement import COLUMNS, Reference
 from bench.speed.assembly import (
     Assembly,
     build_backbone,
@@ -205,33 +205,47 @@ class _Measurement:
     def _first_calls(self, assembly: Assembly, example: torch.Tensor) -> None:
         """Call every count once, smallest first: its time, its memory, and whether its logits agree."""
         make = ForwardMaker(self._setting, example)
-        peak = PeakMemory(self._device)
+        reference: Reference | None = None
         for count in self._alive():
             self._doing(f"first call at {count:,} classes")
-            peak.start()
+            found: dict[str, object] = {}
             try:
-                self._forwards[count], graphs = make(assembly.network(count))
-                self._passes([rounds.PlannedPass(rounds.Slot(count), round=0)], "first")
-                highest = peak.read()
-                difference = self._disagreement(count, example) if count in self._forwards else None
+                found = self._first_call(make, assembly, count)
+                if count in self._forwards:
+                    reference = reference or self._reference(assembly, example)
+                    self._check(count, reference)
             except Exception as error:
                 self._fail(Failure(count, status_of(error), first_line(error)))
-            else:
-                if difference is not None:
-                    self._fail(Failure(count, "failed", difference))
             if self._points[count].status != "ok":
                 self._fail_larger(count)
                 return
-            unused = assembly.unused_bytes(count)
-            self._update(count, graphs=graphs, peak_memory_bytes=None if highest is None else highest - unused)
+            self._update(count, **found)
 
-    def _disagreement(self, count: int, example: torch.Tensor) -> str | None:
-        def logits(count: int) -> torch.Tensor:
-            self._forwards[count].load(example)
-            return self._forwards[count]()
+    def _first_call(self, make: ForwardMaker, assembly: Assembly, count: int) -> dict[str, object]:
+        """Make the forward of a count and call it; fields of its point.
 
-        single = logits(1).clone()  # a graph's output is overwritten by the next replay
-        return disagreement(single, logits(count), self._setting)
+        The peak begins after compiling, which needs memory that a forward does not.
+        """
+        peak = PeakMemory(self._device)
+        made = make(assembly.network(count), peak.start)
+        self._forwards[count] = made.forward
+        self._passes([rounds.PlannedPass(rounds.Slot(count), round=0)], "first")
+        highest = peak.read()
+        not_deployed = assembly.unused_bytes(count) + pool_bytes(self._setting, self._process.pool - 1)
+        return {
+            "graphs": made.graphs,
+            "preparation_s": made.preparation_s,
+            "peak_memory_bytes": None if highest is None else highest - not_deployed,
+        }
+
+    def _reference(self, assembly: Assembly, example: torch.Tensor) -> Reference:
+        several = min(assembly.classes, COLUMNS)
+        return Reference(assembly.network(1), assembly.network(several), example)
+
+    def _check(self, count: int, reference: Reference) -> None:
+        difference = reference.disagreement(self._forwards[count], self._setting)
+        if difference is not None:
+            self._fail(Failure(count, "failed", difference))
 
     # -- rounds -------------------------------------------------------------------------------------------------
 

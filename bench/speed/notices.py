@@ -1,6 +1,6 @@
 """Warnings as types: each says what happened, why it matters, and what to do given the options in use."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from bench.speed.statistics import (
     ratios,
     replicates,
 )
-from bench.speed.stopping import MINIMUM_ROUNDS
+from bench.speed.stopping import MINIMUM_ROUNDS, within
 
 #: An effect is named when this interval excludes 1 ...
 CONFIDENCE = 0.99
@@ -33,6 +33,15 @@ FEW_PROCESSES = 3
 SIMULATED_ROUNDS = 12
 
 _DOCTOR = "`python -m bench doctor` shows what else is running"
+
+
+#: Noticed in the middle of a run, and no longer true once it is continued.
+MENDED_BY_RESUMING = ("process-died", "not-written")
+
+
+def all_notices(run: Run) -> list[Notice]:
+    """Everything to know about a run: what was noticed while measuring and while reading, and what its samples say."""
+    return [*run.manifest.notices, *run.notices, *notices(run)]
 
 
 def notices(run: Run, *, resamples: int = RESAMPLES) -> list[Notice]:
@@ -60,7 +69,7 @@ def _of_setting(run: Run, index: int, table: RoundTable, resamples: int) -> Iter
         yield carried_over(setting, classes, carry_over_ratio(setting, table, classes, resamples))
     yield few_processes(setting, table)
     yield few_rounds(setting, table)
-    yield until_not_reached(setting, protocol, processes)
+    yield until_not_reached(setting, protocol, processes, lambda: speedup_ratios(setting, table, points, resamples))
 
 
 def name_of(setting: Setting) -> str:
@@ -246,13 +255,39 @@ def failed_points(setting: Setting, points: Sequence[Point]) -> Notice | None:
     )
 
 
-def until_not_reached(setting: Setting, protocol: Protocol, processes: Sequence[Process]) -> Notice | None:
-    """All rounds were run and --until was still not met."""
-    if protocol.until is None or not any(process.stop_reason == "minibatches" for process in processes):
+def speedup_ratios(
+    setting: Setting, table: RoundTable, points: Sequence[Point], resamples: int = RESAMPLES
+) -> list[Ratio | None]:
+    """The speedups as they are reported in the end, of all counts above 1 that did not fail."""
+    failed = {point.classes for point in points if point.status != "ok"}
+    counts = [classes for classes in table.counts() if classes > 1 and classes not in failed]
+    return ratios(
+        [table.times(classes) for classes in counts],
+        table.single(),
+        table.processes,
+        resamples=resamples,
+        seed=setting.seed,
+    )
+
+
+def until_not_reached(
+    setting: Setting,
+    protocol: Protocol,
+    processes: Sequence[Process],
+    speedups: Callable[[], Sequence[Ratio | None]],
+) -> Notice | None:
+    """All rounds were run and --until is still not met by the final intervals, of all processes together.
+
+    `speedups` is asked only where it matters: resampling takes time, and notices are looked for between rounds.
+    """
+    until = protocol.until
+    if until is None or not any(process.stop_reason == "minibatches" for process in processes):
+        return None
+    if all(ratio is not None and within(ratio.estimate, *ratio.interval(), until) for ratio in speedups()):
         return None
     return Notice(
         kind="until-not-reached",
-        happened=f"{name_of(setting)}: {protocol.minibatches} rounds were not enough for +-{protocol.until:g} %",
+        happened=f"{name_of(setting)}: {protocol.minibatches} rounds were not enough for +-{until:g} %",
         matters="some speedups are known less precisely than was asked for; their intervals say how much less",
         remedy=f"a larger --minibatches, or a quieter machine: {_DOCTOR}",
     )
@@ -285,6 +320,16 @@ def not_written(reason: str) -> Notice:
         happened=reason,
         matters="the measurement ended here: rounds that cannot be kept are not run",
         remedy="make room on the disk, then go on with --resume",
+    )
+
+
+def other_commit(then: str | None, now: str | None) -> Notice:
+    """A run is continued by another version of slc-bench's own code."""
+    return Notice(
+        kind="other-commit",
+        happened=f"the run was begun by commit {then or 'unknown'} and is continued by {now or 'unknown'}",
+        matters="if what lies between them changes how passes are run, its processes do not belong together",
+        remedy="check out the first commit to continue it, or start a new run",
     )
 
 

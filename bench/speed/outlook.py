@@ -6,10 +6,10 @@ import torch
 
 from bench.machine.memory import free_bytes
 from bench.speed import duration
-from bench.speed.assembly import pool_size
+from bench.speed.assembly import pool_bytes, pool_size
 from bench.speed.capacity import RESERVE_BYTES
 from bench.speed.plan import Plan
-from bench.speed.prediction import backbone_operations, calibrate
+from bench.speed.prediction import backbone_operations, calibrate, top_layer_work
 from bench.speed.settings import Setting
 from bench.speed.torch_state import DTYPES, torch_state
 
@@ -40,33 +40,44 @@ def outlook_of(planned: Plan) -> Outlook:
     points: list[Expected] = []
     seconds = 0.0
     for setting in planned.settings:
-        facts = planned.facts[setting.arch]
-        itemsize = DTYPES[setting.dtype].itemsize
-        backbone = backbone_operations(planned.networks[setting.arch])
-        with torch_state(setting):
-            rates = calibrate(
-                torch.device(setting.device),
-                DTYPES[setting.dtype],
-                setting.batch_size,
-                largest_bytes=planned.protocol.classes[-1] * facts.top.features * itemsize,
-                free_bytes=free,
-            )
-        operations = {
-            classes: duration.pass_operations(setting, classes, backbone=backbone, features=facts.top.features)
-            for classes in planned.protocol.classes
-        }
-        seconds += duration.expected_seconds(planned.protocol, setting, operations, rates)
-        inputs = pool_size(planned.protocol.minibatches) * setting.batch_size * torch.Size(setting.input_shape).numel()
-        for classes in planned.protocol.classes:
-            top = classes * (facts.top.features + facts.top.bias + setting.batch_size)
-            memory = (facts.backbone_parameters + inputs + top) * itemsize
-            points.append(
-                Expected(
-                    setting=setting,
-                    classes=classes,
-                    pass_s=operations[classes] / rates.operations_per_s,
-                    memory_bytes=memory,
-                    fits=memory + RESERVE_BYTES <= free,
-                )
-            )
+        expected = _expected(planned, setting, free)
+        points += expected
+        pass_seconds = {point.classes: point.pass_s for point in expected}
+        seconds += duration.expected_seconds(planned.protocol, setting, pass_seconds)
     return Outlook(tuple(points), free, seconds)
+
+
+def _expected(planned: Plan, setting: Setting, free: int) -> list[Expected]:
+    facts = planned.facts[setting.arch]
+    itemsize = DTYPES[setting.dtype].itemsize
+    works = {
+        classes: top_layer_work(
+            batch_size=setting.batch_size,
+            features=facts.top.features,
+            classes=classes,
+            bias=facts.top.bias,
+            itemsize=itemsize,
+        )
+        for classes in planned.protocol.classes
+    }
+    with torch_state(setting):
+        rates = calibrate(
+            torch.device(setting.device),
+            DTYPES[setting.dtype],
+            setting.batch_size,
+            largest_bytes=works[planned.protocol.classes[-1]].bytes,
+            free_bytes=free,
+        )
+    own_top = 2 * facts.top.features * facts.top.classes  # the network's own top layer is counted with it
+    backbone = backbone_operations(planned.networks[setting.arch]) - own_top
+    held = facts.backbone_parameters * itemsize + pool_bytes(setting, pool_size(planned.protocol.minibatches))
+    return [
+        Expected(
+            setting=setting,
+            classes=classes,
+            pass_s=setting.batch_size * backbone / rates.operations_per_s + rates.seconds(work),
+            memory_bytes=held + work.bytes,
+            fits=held + work.bytes + RESERVE_BYTES <= free,
+        )
+        for classes, work in works.items()
+    ]

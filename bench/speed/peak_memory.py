@@ -8,7 +8,8 @@ from bench.machine.memory import peak_rss, reset_peak_rss
 class PeakMemory:
     """On CUDA what torch's allocator had handed out; on the CPU the resident memory of the whole process.
 
-    None where the kernel does not let a process reset its peak: then there is no number, not another one.
+    None where the kernel does not let a process reset its peak: then there is no number, not another one. On
+    the CPU a compiler's modules, once imported, stay resident and are in every later peak.
     """
 
     def __init__(self, device: torch.device) -> None:

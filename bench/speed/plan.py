@@ -15,6 +15,9 @@ from bench.speed.settings import CompileMode, Dtype, Order, Protocol, Setting
 
 T = TypeVar("T")
 
+#: More threads than any machine has cores; far above it, torch ends the process.
+MOST_THREADS = 4096
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -61,8 +64,8 @@ def plan(request: Request) -> Plan:
     networks = {network.name: network for network in _networks(request)}
     facts = {name: facts_of(network) for name, network in networks.items()}
     device = resolve_device(request.device)
-    if request.cuda_graph and device == "cpu":
-        raise UsageError("--cuda-graph needs a CUDA device; leave it out on the CPU")
+    if device == "cpu":
+        _refuse_on_cpu(request)
     settings = tuple(
         Setting(
             arch=network.name,
@@ -171,6 +174,8 @@ def _refuse_contradictions(request: Request) -> None:
     for option, value in positive.items():
         if value < 1:
             raise UsageError(f"{option} {value}: must be 1 or more")
+    if request.threads is not None and request.threads > MOST_THREADS:
+        raise UsageError(f"--threads {request.threads}: must be {MOST_THREADS} or less")
     if not 0 <= request.seed < 2**63:
         raise UsageError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
     if request.until is not None and not 0 < request.until < 100:
@@ -187,6 +192,18 @@ def _refuse_contradictions(request: Request) -> None:
         )
 
 
+def _refuse_on_cpu(request: Request) -> None:
+    """What torch would quietly ignore there, and the run would then claim to have measured."""
+    asked = {
+        "--cuda-graph": request.cuda_graph,
+        "--tf32": request.tf32,
+        "--compile reduce-overhead": "reduce-overhead" in request.compile,
+    }
+    for option, wanted in asked.items():
+        if wanted:
+            raise UsageError(f"{option} needs a CUDA device; leave it out on the CPU")
+
+
 def _distinct(values: Iterable[T]) -> list[T]:
     return list(dict.fromkeys(values))
 
@@ -201,7 +218,7 @@ def network_of(setting: Setting) -> Network:
         if network.input_shape != setting.input_shape:
             network = find(setting.arch, setting.input_shape[-1])
     except UnknownNetwork as error:
-        raise UsageError(str(error)) from None
+        raise UsageError(f"{error} (a module in hand cannot be found again by its name)") from None
     if network.input_shape != setting.input_shape:
         raise UsageError(f"{setting.arch} now takes examples of shape {network.input_shape}, not {setting.input_shape}")
     return network

@@ -3,9 +3,14 @@
     time at k classes = time at 1 + operations added / rate of operations + bytes added / rate of bytes
 
 Both rates are calibrated on the device itself in a few seconds, at the setting's batch size and dtype: that of
-operations on a linear layer that stays in the caches, that of bytes on one that does not. Adding the two
-terms, not taking the larger (the roofline of Williams et al., 2009), is what narrow matrix products do on the
-machines seen so far: they wait for the weight and then compute.
+operations on a linear layer that stays in the caches, that of bytes on one that does not:
+
+    CPU     | call |  | call |  | call |  ...                      one call between two clock readings
+    CUDA    | call call call ... call  wait |  | call call ...     as many as take 5 ms: launching and waiting for
+                                                                   one alone takes longer than its work
+
+Adding the two terms, not taking the larger (the roofline of Williams et al., 2009), is what narrow matrix products
+do on the machines seen so far: they wait for the weight and then compute.
 """
 
 import time
@@ -18,6 +23,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from archs.registry import Network
+from archs.top_layer import place_of
 
 #: Weights of the two probes, in bytes: one that caches keep, one that is far beyond the largest of them.
 CACHED_WEIGHT_BYTES = 2 * 2**20
@@ -30,6 +36,11 @@ PROBE_FEATURES = 2048
 #: device can do, and a busy neighbour only ever takes from it.
 PROBE_SECONDS = 1.0
 PROBE_REPEATS = 50
+#: On CUDA a reading holds as many calls as take this long. Launching the first and waiting for the last take some
+#: 20 us: 0.4 % of it, and several times what the cached probe's own work takes.
+STRETCH_SECONDS = 5e-3
+#: Share of a GPU's second-level cache that the cached weight takes: inputs, outputs and others live there too.
+CACHE_SHARE = 4
 
 
 @dataclass(frozen=True)
@@ -86,13 +97,23 @@ def calibrate(
     calibrating does not need more memory than measuring, nor than a quarter of what is free.
     """
     bounded_bytes = STREAMED_OPERATIONS // (2 * batch_size) * dtype.itemsize
-    weight_bytes = max(
-        4 * CACHED_WEIGHT_BYTES, min(STREAMED_WEIGHT_BYTES, bounded_bytes, largest_bytes, free_bytes // 4)
-    )
+    cached_bytes = cached_weight_bytes(device)
+    weight_bytes = max(4 * cached_bytes, min(STREAMED_WEIGHT_BYTES, bounded_bytes, largest_bytes, free_bytes // 4))
     with torch.inference_mode():
-        cached, cached_s = _probe(device, dtype, batch_size, CACHED_WEIGHT_BYTES)
+        cached, cached_s = _probe(device, dtype, batch_size, cached_bytes)
         streamed, streamed_s = _probe(device, dtype, batch_size, weight_bytes)
     return solve_rates(cached, cached_s, streamed, streamed_s)
+
+
+def cached_weight_bytes(device: torch.device) -> int:
+    """Bytes of a weight that the device's caches keep.
+
+    On CUDA a quarter of the second-level cache: a weight of 2 MB is too little work to fill a large GPU.
+    """
+    if device.type != "cuda":
+        return CACHED_WEIGHT_BYTES
+    cache_bytes = int(getattr(torch.cuda.get_device_properties(device), "L2_cache_size", 0))  # 0: it does not say
+    return max(CACHED_WEIGHT_BYTES, cache_bytes // CACHE_SHARE)
 
 
 def _probe(device: torch.device, dtype: torch.dtype, batch_size: int, weight_bytes: int) -> tuple[Work, float]:
@@ -104,22 +125,44 @@ def _probe(device: torch.device, dtype: torch.dtype, batch_size: int, weight_byt
     work = top_layer_work(
         batch_size=batch_size, features=PROBE_FEATURES, classes=classes, bias=False, itemsize=dtype.itemsize
     )
-    return work, _least_seconds(lambda: functional.linear(features, weight), device)
+
+    def step() -> Tensor:
+        return functional.linear(features, weight)
+
+    if device.type == "cuda":
+        return work, least_seconds(step, lambda: torch.cuda.synchronize(device), stretch_s=STRETCH_SECONDS)
+    return work, least_seconds(step)
 
 
-def _least_seconds(step: Callable[[], Tensor], device: torch.device) -> float:
-    def timed() -> float:
-        start = time.perf_counter()
-        step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - start
+def least_seconds(
+    step: Callable[[], object],
+    wait: Callable[[], object] = lambda: None,
+    *,
+    stretch_s: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Least seconds of one call of `step`, over PROBE_REPEATS readings or PROBE_SECONDS, whichever ends first.
 
-    timed()  # the first call chooses kernels and faults pages in
+    `wait` returns when all calls so far are done; `clock` tells the time in seconds. A reading is a stretch of calls
+    and one wait, divided by the number of calls: one where `stretch_s` is 0, else so many (a power of two) that the
+    stretch takes at least so many seconds.
+    """
+
+    def timed(calls: int) -> float:
+        start = clock()
+        for _ in range(calls):
+            step()
+        wait()
+        return clock() - start
+
+    timed(1)  # the first call chooses kernels and faults pages in
+    calls = 1
+    while stretch_s and timed(calls) < stretch_s:
+        calls *= 2
     times: list[float] = []
     while len(times) < PROBE_REPEATS and sum(times) < PROBE_SECONDS:
-        times.append(timed())
-    return min(times)
+        times.append(timed(calls))
+    return min(times) / calls
 
 
 def backbone_operations(network: Network) -> int:
@@ -136,7 +179,8 @@ def backbone_operations(network: Network) -> int:
 def _counted_on(device: torch.device, network: Network) -> int:
     with device, torch.inference_mode():
         module = network.build()
-        inputs = torch.zeros(1, *network.input_shape)
+    place, dtype = place_of(module)  # a module in hand, or a factory with a mind of its own, may be elsewhere
+    inputs = torch.zeros(1, *network.input_shape, device=place, dtype=dtype)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         module(inputs)
     return int(counter.get_total_flops())

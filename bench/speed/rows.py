@@ -3,7 +3,7 @@
 import statistics as plain_statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from bench.run import Point, Run, Sample, Status
 from bench.speed.statistics import RESAMPLES, Floats, Ratio, ratios, speedup, speedup_of_means, summary
 from bench.speed.tasks import abandoned
+
+if TYPE_CHECKING:
+    import pandas
 
 #: The speedups for which the number of classes is given that reaches them.
 BREAK_EVEN_SPEEDUPS = (1.1, 1.5, 2.0, 10.0)
@@ -48,10 +51,21 @@ class Row(BaseModel):
     speedup_of_means: float | None = Field(None, description="ratio of means: the paper's own")
     speedup_unmarked: float | None = Field(None, description="the speedup without marked samples")
     predicted_s: float | None = None
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: int | None = Field(
+        None, description="what a deployment at this count needs: one minibatch, no rows of larger counts"
+    )
     operations: int = Field(description="floating-point operations of the top layer for one minibatch")
     bytes: int = Field(description="bytes the top layer reads and writes for one minibatch")
     marked_samples: int
+
+
+#: Columns that pandas would turn into something else where a value is missing.
+_NULLABLE = {
+    name: dtype
+    for name, field in Row.model_fields.items()
+    for annotation, dtype in ((int | None, "Int64"), (float | None, "float64"))
+    if field.annotation == annotation
+}
 
 
 @dataclass(frozen=True)
@@ -304,6 +318,14 @@ class _SettingRows:
         if classes == 1 or not added or not has_times(self._single):
             return None
         return (summary(self._single).median + plain_statistics.median(added)) / self._setting.batch_size
+
+
+def to_frame(rows: Sequence[Row]) -> "pandas.DataFrame":
+    """One line a row, the columns exactly the fields of a Row in their order; missing numbers are NaN or <NA>."""
+    import pandas
+
+    frame = pandas.DataFrame([row.model_dump() for row in rows], columns=list(Row.model_fields))
+    return frame.astype(_NULLABLE)
 
 
 def has_times(times: Floats) -> bool:

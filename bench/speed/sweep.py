@@ -1,16 +1,16 @@
 """Settings -> run: the only place where planning, measuring and writing meet."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from archs.registry import Network, from_module
 from bench.errors import UsageError
 from bench.machine import fingerprint
-from bench.run import Manifest, Notice, Point, Run, RunNotWritten, RunStatus, RunWriter, load_run, now
+from bench.run import Manifest, Notice, Point, Run, RunNotWritten, RunStatus, RunWriter, now
 from bench.speed import notices
 from bench.speed.events import Doing, Event
 from bench.speed.measure import measure
@@ -18,8 +18,8 @@ from bench.speed.plan import Plan, Request, facts_of, network_of, plan
 from bench.speed.prediction import top_layer_work
 from bench.speed.recorder import Recorder
 from bench.speed.replicates import ProcessDied, measure_in_fresh_process
-from bench.speed.rows import BreakEven, Row, break_evens, rows
-from bench.speed.settings import Setting
+from bench.speed.rows import BreakEven, Row, break_evens, rows, to_frame
+from bench.speed.settings import CompileMode, Dtype, Order, Setting
 from bench.speed.tasks import Assignment, Task, WorkOrder, remaining_tasks
 from bench.speed.torch_state import DTYPES
 
@@ -51,8 +51,8 @@ class Sweep:
         return rows(self.run)
 
     def notices(self) -> list[Notice]:
-        """What to know before the numbers are used."""
-        return notices.notices(self.run)
+        """What to know before the numbers are used: noticed while measuring, while reading, and from the samples."""
+        return notices.all_notices(self.run)
 
     def break_evens(self) -> list[BreakEven]:
         """From how many classes on one logit is 1.1, 1.5, 2 and 10 times as fast."""
@@ -60,9 +60,7 @@ class Sweep:
 
     def to_frame(self) -> "pandas.DataFrame":
         """The rows as a pandas frame with the columns of table3.csv."""
-        import pandas
-
-        return pandas.DataFrame([row.model_dump() for row in self.rows()], columns=list(Row.model_fields))
+        return to_frame(self.rows())
 
 
 def sweep(
@@ -73,7 +71,22 @@ def sweep(
     input_shape: tuple[int, ...] | None = None,
     output: str | Path | None = None,
     watch: Watch | None = None,
-    **options: Any,
+    batch_size: int | Sequence[int] = 32,
+    dtype: Dtype | Sequence[Dtype] = "float32",
+    compile: CompileMode | Sequence[CompileMode] = "none",
+    minibatches: int = 100,
+    until: float | None = None,
+    processes: int = 1,
+    device: str = "auto",
+    threads: int | None = None,
+    input_size: int | None = None,
+    tf32: bool = False,
+    cudnn_benchmark: bool = True,
+    channels_last: bool = False,
+    cuda_graph: bool = False,
+    order: Order = "interleaved",
+    block: int = 1,
+    seed: int = 0,
 ) -> Sweep:
     """Measure how much faster one logit is than all of them (Sect. 6.3, Table 3 of the paper).
 
@@ -85,12 +98,13 @@ def sweep(
     input_shape : shape of one example, without the batch axis; for a module in hand.
     output : parent of the run's folder; None keeps the run in memory.
     watch : called between passes with the run so far and a few words on what comes next.
-    options : the other fields of bench.speed.plan.Request, as on the command line: minibatches=100,
-        batch_size=32 (or several), dtype="float32", compile="none", device="auto", until=None, processes=1,
-        order="interleaved", block=1, seed=0, threads, tf32, cudnn_benchmark, channels_last, cuda_graph.
+    batch_size, dtype, compile : one or several; every combination is a setting of the run.
+    minibatches : rounds, in every process. until : stop earlier, once every speedup's 95 % interval is within +- so
+        many percent. processes : fresh processes, one at a time, as replicates.
+    The others are as on the command line: `python -m bench --help`.
 
     Raises UsageError for what is unknown or contradicts itself. A class count that cannot be measured is a row
-    with a status and a reason, not an exception.
+    with a status and a reason, not an exception; an interrupt (Ctrl-C) gives back what there is, `complete` False.
     """
     networks: Sequence[str | Network]
     if isinstance(arch, nn.Module):
@@ -101,9 +115,29 @@ def sweep(
         if input_shape is not None:
             raise UsageError("input_shape= is for a module in hand; a named network takes input_size=")
         networks = [arch] if isinstance(arch, str) else list(arch)
-    request = _request(networks, classes, max_classes, options)
+    request = Request(
+        arch=networks,
+        classes=classes,
+        max_classes=max_classes,
+        batch_size=(batch_size,) if isinstance(batch_size, int) else tuple(batch_size),
+        dtype=(dtype,) if isinstance(dtype, str) else tuple(dtype),
+        compile=(compile,) if isinstance(compile, str) else tuple(compile),
+        minibatches=minibatches,
+        until=until,
+        processes=processes,
+        device=device,
+        threads=threads,
+        input_size=input_size,
+        tf32=tf32,
+        cudnn_benchmark=cudnn_benchmark,
+        channels_last=channels_last,
+        cuda_graph=cuda_graph,
+        order=order,
+        block=block,
+        seed=seed,
+    )
     planned = plan(request)
-    recorder = start(planned, Path(output) if output is not None else None, command=_call(networks, options))
+    recorder = start(planned, Path(output) if output is not None else None, command=_call(request))
     return Sweep(execute(planned, recorder, watch or (lambda run, doing: None)))
 
 
@@ -130,12 +164,39 @@ def reopen(path: Path) -> tuple[Plan, Recorder]:
 
     Raises UsageError if it cannot be read or written, or if machine or versions are others than those it began with.
     """
-    run = load_run(path)
-    manifest = run.manifest
-    differing = fingerprint.same_hardware(manifest.machine, fingerprint.describe(manifest.settings[0].device))
+    try:
+        writer, run = RunWriter.reopen(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be continued: {error}; make it writable") from None
+    try:
+        _refuse_another_machine(run.manifest, path)
+        planned = plan_of(run.manifest)
+        writer.drop_torn_line()
+        kept = tuple(notice for notice in run.manifest.notices if notice.kind not in notices.MENDED_BY_RESUMING)
+        manifest = run.manifest.model_copy(update={"status": "running", "notices": kept})
+        recorder = Recorder(manifest, writer, run.samples)
+        for notice in run.notices:
+            recorder.notice(notice)
+        if run.manifest.commit != (commit := fingerprint.commit()):
+            recorder.notice(notices.other_commit(run.manifest.commit, commit))
+    except (OSError, RunNotWritten) as error:
+        writer.close()
+        raise UsageError(f"{path} cannot be continued: {error}; make room, or make it writable") from None
+    except UsageError:
+        writer.close()
+        raise
+    return planned, recorder
+
+
+def _refuse_another_machine(manifest: Manifest, path: Path) -> None:
+    """Samples of other hardware, another driver or other versions do not belong into one run."""
+    here = fingerprint.describe(manifest.settings[0].device)
+    versions = fingerprint.versions()
+    differing = fingerprint.same_hardware(manifest.machine, here)
+    if manifest.machine.gpu and here.gpu and manifest.machine.gpu.driver != here.gpu.driver:
+        differing.append(f"GPU driver ({manifest.machine.gpu.driver} then, {here.gpu.driver} now)")
     differing += [
         f"{package} ({then} then, {versions.get(package, 'none')} now)"
-        for versions in [fingerprint.versions()]
         for package, then in manifest.versions.items()
         if versions.get(package) != then
     ]
@@ -143,14 +204,6 @@ def reopen(path: Path) -> tuple[Plan, Recorder]:
         raise UsageError(
             f"{path} cannot be continued here, its numbers would not belong together: {', '.join(differing)}"
         )
-    planned = plan_of(manifest)
-    try:
-        recorder = Recorder(manifest.model_copy(update={"status": "running"}), RunWriter.reopen(run), run.samples)
-        for notice in run.notices:
-            recorder.notice(notice)
-    except (OSError, RunNotWritten) as error:
-        raise UsageError(f"{path} cannot be continued: {error}; make room, or make it writable") from None
-    return planned, recorder
 
 
 def plan_of(manifest: Manifest) -> Plan:
@@ -253,24 +306,12 @@ def _all_ok(manifest: Manifest) -> bool:
     return all(point.status == "ok" for point in manifest.points)
 
 
-def _request(
-    networks: Sequence[str | Network],
-    classes: str | Sequence[int | str] | None,
-    max_classes: str | int | None,
-    options: dict[str, Any],
-) -> Request:
-    lists = {
-        name: tuple(value) if isinstance(value, list | tuple) else (value,)
-        for name, value in options.items()
-        if name in ("batch_size", "dtype", "compile")
+def _call(request: Request) -> list[str]:
+    """The call as words: what differs from the defaults."""
+    given = {
+        field.name: value
+        for field in fields(Request)
+        if (value := getattr(request, field.name)) != field.default and field.name != "arch"
     }
-    try:
-        return Request(arch=networks, classes=classes, max_classes=max_classes, **{**options, **lists})
-    except TypeError:
-        unknown = sorted(set(options) - set(Request.__dataclass_fields__))
-        raise UsageError(f"sweep() has no option {', '.join(unknown)}; see its help") from None
-
-
-def _call(networks: Sequence[str | Network], options: dict[str, Any]) -> list[str]:
-    names = [network if isinstance(network, str) else network.name for network in networks]
-    return ["bench.sweep", *names, *(f"{name}={value}" for name, value in options.items())]
+    names = [network if isinstance(network, str) else network.name for network in request.arch]
+    return ["bench.sweep", *names, *(f"{name}={value}" for name, value in given.items())]

@@ -262,6 +262,19 @@ def test_inspect_says_what_cannot_be_built() -> None:
         inspect(Network("timm/vit_tiny_patch16_224", (3, 100, 100), find("timm/vit_tiny_patch16_224").build))
 
 
+def test_looking_at_large_inputs_on_meta_takes_no_memory() -> None:
+    with torch.device("meta"):
+        module = small_cnn()
+    assert locate(module, (3, 2**20, 2**20)).path == "5.3"  # on the CPU two of them would be 26 TB
+
+
+def test_inputs_that_cannot_be_made_are_one_line() -> None:
+    network = Network("mine", (3, 2**31, 2**31), lambda: small_cnn().eval())
+    with pytest.raises(UnsupportedNetwork, match=r"^mine: inputs of shape \(2, 3, 2147483648, 2147483648\)") as caught:
+        inspect(network)
+    assert "\n" not in str(caught.value)
+
+
 def test_inspect_passes_on_what_a_factory_raised() -> None:
     def build() -> nn.Module:
         raise UnknownNetwork("factory 'a:b' raised ValueError: no")

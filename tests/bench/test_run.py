@@ -38,15 +38,39 @@ def test_a_run_that_is_being_written_is_not_written_by_another(tmp_path: Path, m
     writer = RunWriter.create(tmp_path, make_manifest())
     writer.append(make_round(0))
     with pytest.raises(UsageError, match="another process is writing"):
-        RunWriter.reopen(load_run(writer.path))
+        RunWriter.reopen(writer.path)
+    writer.append(make_round(1))
     writer.close()
-    RunWriter.reopen(load_run(writer.path)).close()
+    again, run = RunWriter.reopen(writer.path)
+    assert run.samples == make_round(0) + make_round(1)
+    again.close()
+
+
+def test_a_folder_that_is_no_run_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a run"):
+        RunWriter.reopen(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_cannot_be_read_is_let_go_of(tmp_path: Path, make_manifest) -> None:
+    writer = RunWriter.create(tmp_path, make_manifest())
+    writer.close()
+    (writer.path / "samples.jsonl").write_text("rubbish\n")
+    for _ in range(2):  # a lock that was kept would be the second error
+        with pytest.raises(UsageError, match="line 1"):
+            RunWriter.reopen(writer.path)
 
 
 def test_names_that_are_no_file_names_are_made_into_one(tmp_path: Path, make_manifest) -> None:
     writer = RunWriter.create(tmp_path, make_manifest(name="timm/a b:../c"))
     assert writer.path.parent == tmp_path
     assert writer.path.name == "2026-01-02T03-04-05-timm-a-b-..-c"
+
+
+def test_a_name_of_many_networks_is_cut_short(tmp_path: Path, make_manifest) -> None:
+    writer = RunWriter.create(tmp_path, make_manifest(name="-".join(["timm-efficientnet_b0"] * 30)))
+    assert writer.path.is_dir()
+    assert len(writer.path.name) <= 100
 
 
 def test_a_torn_last_line_is_dropped_with_its_round_and_said(tmp_path: Path, make_manifest, make_round) -> None:
@@ -59,7 +83,8 @@ def test_a_torn_last_line_is_dropped_with_its_round_and_said(tmp_path: Path, mak
     run = load_run(writer.path)
     assert run.samples == make_round(0)
     assert [notice.kind for notice in run.notices] == ["torn-line"]
-    again = RunWriter.reopen(run)
+    again, _ = RunWriter.reopen(writer.path)
+    again.drop_torn_line()
     again.append(make_round(2))
     again.close()
     assert load_run(writer.path).samples == make_round(0) + make_round(2)

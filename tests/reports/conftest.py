@@ -85,7 +85,13 @@ def make_rows() -> Callable[..., list[Row]]:
 
 @pytest.fixture
 def make_run() -> Callable[..., Run]:
-    def make(*archs: str, status: str = "complete", created: str = "2026-03-01T09:15:02+00:00", **setting: Any) -> Run:
+    def make(
+        *archs: str,
+        status: str = "complete",
+        created: str = "2026-03-01T09:15:02+00:00",
+        points: Sequence[Point] = (),
+        **setting: Any,
+    ) -> Run:
         settings = tuple(
             Setting(**{"arch": arch, "input_shape": (3, 224, 224), "device": "cpu", "threads": 2, **setting})
             for arch in archs or ("resnet50",)
@@ -105,8 +111,17 @@ def make_run() -> Callable[..., Run]:
                 memory_bytes=16 << 30,
             ),
             versions={"torch": "2.15.0"},
+            points=tuple(points),
         )
         return Run(manifest, ())
+
+    return make
+
+
+@pytest.fixture
+def make_point() -> Callable[..., Point]:
+    def make(classes: int, *, setting: int = 0, **fields: Any) -> Point:
+        return Point(**{"setting": setting, "process": 0, "classes": classes, "operations": 64, "bytes": 64, **fields})
 
     return make
 

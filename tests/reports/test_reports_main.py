@@ -39,6 +39,19 @@ def test_several_runs_are_drawn_together(reports, write_run, tmp_path) -> None:
     assert answer.exit_code == 0, answer.output
     assert {path.name for path in (tmp_path / "new" / "together").iterdir()} == set(results.FILES)
     assert not (runs[0] / "table3.csv").exists()
+    assert answer.output.count("one logit against up to 370,727 classes") == 2, "each run says what it measured on what"
+
+
+def test_a_reader_who_has_left_is_no_error(write_run, tmp_path) -> None:
+    folder = write_run(tmp_path, "resnet50")
+    command = [sys.executable, "-m", "reports", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as drawing:
+        assert drawing.stdout is not None
+        assert drawing.stderr is not None
+        drawing.stdout.close()
+        assert b"BrokenPipe" not in drawing.stderr.read()
+    assert drawing.returncode == 0
+    assert (folder / "fig1.svg").exists()
 
 
 def test_several_runs_need_a_folder(reports, tmp_path) -> None:

@@ -1,4 +1,4 @@
-from reports.series import labels, series_of, split
+from reports.series import control_lines, failures, labels, series_of, split
 
 
 def test_split_makes_one_series_a_setting(make_rows) -> None:
@@ -28,6 +28,28 @@ def test_series_knows_single_logit_and_control(make_rows) -> None:
     assert (series.single.kind, series.single.classes) == ("point", 1)
     assert series.control.kind == "control"
     assert all(row.kind == "point" for row in series.points)
+
+
+def test_a_series_is_compared_once_another_count_was_measured(make_rows) -> None:
+    (whole,) = split(make_rows(classes=(1, 1024)))
+    (alone,) = split(make_rows(classes=(1, 1024), failed=(1024,)))
+    assert (whole.is_compared, alone.is_compared) == (True, False)
+
+
+def test_failures_name_the_setting_where_there_are_several(make_rows) -> None:
+    lost = {"classes": (1, 1024), "failed": (1024,)}
+    assert failures(split(make_rows(**lost))) == [
+        "resnet50, 1,024 classes: out-of-memory: needs 3.04 GB, 2.10 GB are free"
+    ]
+    found = failures(split(make_rows(**lost) + make_rows(dtype="bfloat16", **lost)))
+    assert [line.split(", ")[0] for line in found] == ["resnet50 (float32)", "resnet50 (bfloat16)"]
+
+
+def test_a_control_that_was_not_measured_has_no_line(make_rows) -> None:
+    (line,) = control_lines(split(make_rows()))
+    assert line.startswith("resnet50: control, the single logit against itself: 1.001 (95 % interval 0.998 .. 1.004)")
+    waiting = [row.model_copy(update={"speedup": None}) for row in make_rows()]
+    assert control_lines(split(waiting)) == []
 
 
 def test_series_of_finds_the_setting_past_one_without_rows(make_run, make_rows) -> None:

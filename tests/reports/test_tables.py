@@ -4,16 +4,17 @@ import math
 import pytest
 
 from bench.run import Notice
-from bench.speed.rows import BreakEven, Row
+from bench.speed.rows import BreakEven, Row, to_frame
 from reports import tables
+from reports.series import series_of, split
 
 
 def test_frame_has_the_fields_of_a_row_in_their_order(make_rows) -> None:
     rows = make_rows()
-    frame = tables.to_frame(rows)
+    frame = to_frame(rows)
     assert list(frame.columns) == list(Row.model_fields)
     assert len(frame) == len(rows)
-    assert tables.to_frame([]).columns.tolist() == list(Row.model_fields)
+    assert to_frame([]).columns.tolist() == list(Row.model_fields)
 
 
 def test_csv_is_exact_and_empty_where_there_is_no_number(make_rows, tmp_path) -> None:
@@ -28,6 +29,15 @@ def test_csv_is_exact_and_empty_where_there_is_no_number(make_rows, tmp_path) ->
     ]
     assert read == rows
     assert lines[-1]["median_s"] == lines[-1]["peak_memory_bytes"] == ""
+
+
+def test_csv_of_several_runs_begins_with_the_run(make_rows, tmp_path) -> None:
+    rows = make_rows(classes=(1, 1024))
+    tables.write_csv(tmp_path / "table3.csv", rows + rows, runs=["a"] * 3 + ["b"] * 3)
+    with open(tmp_path / "table3.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == ["run", *Row.model_fields]
+    assert [line["run"] for line in lines] == ["a"] * 3 + ["b"] * 3
 
 
 def test_csv_stays_as_it_was_if_it_cannot_be_written(make_rows, tmp_path) -> None:
@@ -59,6 +69,14 @@ def test_markdown_table_is_rectangular_whatever_a_name_holds(make_rows) -> None:
     lines = [line for line in tables.to_markdown(make_rows("pkg|mod:a_b")).splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 7
     assert {line.replace(r"\|", "").count("|") for line in lines} == {12}
+
+
+def test_markdown_says_each_failure_once_and_nothing_of_a_control_that_failed_with_its_point(make_rows) -> None:
+    failed = make_rows(classes=(1, 1024), failed=(1, 1024))
+    control = failed[0].model_copy(update={"kind": "control"})
+    text = tables.to_markdown([failed[0], control, failed[1]])
+    assert text.count("classes: out-of-memory: needs 3.04 GB") == 2
+    assert "Controls" not in text
 
 
 def test_latex_is_in_the_papers_layout(make_row) -> None:
@@ -95,7 +113,8 @@ def test_latex_has_as_many_cells_in_every_line(make_rows) -> None:
 
 
 def test_beside_published_has_only_what_both_have(make_rows) -> None:
-    frame = tables.beside_published(make_rows("resnet50", classes=(1, 1000, 1024)) + make_rows("timm/resnet18"))
+    rows = make_rows("resnet50", classes=(1, 1000, 1024)) + make_rows("timm/resnet18")
+    frame = tables.beside_published(split(rows))
     assert frame["classes"].tolist() == [1, 1024]
     line = frame.iloc[1]
     assert (line["published_s"], line["published_speedup"]) == (6.4e-3, 1.04)
@@ -103,11 +122,11 @@ def test_beside_published_has_only_what_both_have(make_rows) -> None:
 
 
 def test_beside_published_keeps_a_failed_point(make_rows) -> None:
-    rows = make_rows("resnet50", failed=(370_727,))
-    frame = tables.beside_published(rows)
+    series = split(make_rows("resnet50", failed=(370_727,)))
+    frame = tables.beside_published(series)
     assert frame["status"].tolist()[-1] == "out-of-memory"
     assert math.isnan(frame["ratio"].iloc[-1])
-    assert tables.beside_published_cells(rows)[1][-1] == [
+    assert tables.beside_published_cells(series)[1][-1] == [
         "resnet50",
         "370,727",
         "out-of-memory",
@@ -120,9 +139,19 @@ def test_beside_published_keeps_a_failed_point(make_rows) -> None:
 
 def test_beside_published_tells_settings_apart_only_where_it_must(make_rows) -> None:
     one, two = make_rows("resnet50"), make_rows("resnet50", dtype="bfloat16")
-    assert "dtype" not in tables.beside_published_cells(one)[0]
-    assert "dtype" in tables.beside_published_cells(one + two)[0]
+    assert "setting" not in tables.beside_published_cells(split(one))[0]
+    header, lines = tables.beside_published_cells(split(one + two))
+    assert header[:3] == ["architecture", "setting", "classes"]
+    assert [line[1] for line in lines] == ["float32"] * 6 + ["bfloat16"] * 6
+
+
+def test_beside_published_tells_runs_apart_by_what_no_row_knows(make_run, make_rows) -> None:
+    rows = make_rows("resnet50", device="cuda:0", classes=(1, 1024))
+    runs = [make_run(device="cuda:0", **more) for more in ({}, {"tf32": True}, {"cuda_graph": True})]
+    text = tables.beside_published_markdown([series for run in runs for series in series_of(run, rows)])
+    lines = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| resnet50")]
+    assert lines == ["", "", "TF32", "TF32", "CUDA graph", "CUDA graph"]
 
 
 def test_beside_published_is_empty_for_networks_the_paper_lacks(make_rows) -> None:
-    assert tables.beside_published_markdown(make_rows("timm/resnet18")) == ""
+    assert tables.beside_published_markdown(split(make_rows("timm/resnet18"))) == ""

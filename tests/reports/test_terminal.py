@@ -1,5 +1,9 @@
+import errno
 import io
+import os
+import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bench.run import Notice
-from bench.speed.rows import BreakEven
+from bench.speed.rows import BreakEven, Row
 from reports import terminal
 
 NOTICE = Notice(kind="busy", happened="a core is [busy]", matters="times grow", remedy="stop it")
@@ -42,8 +46,18 @@ def _live(screen: FakeTerminal, clock: Clock) -> terminal.LiveView:
     return terminal.LiveView(screen, console=console, clock=clock)
 
 
+def _progress(
+    rows: Callable[[], Sequence[Row]], *, done: int = 10, total: int = 100, doing: str = "round 3 of 100"
+) -> terminal.Progress:
+    return terminal.Progress(done=done, total=total, doing=doing, rows=rows, seconds_left=lambda: 100.0)
+
+
 def _update(view: terminal.View, run, rows, done: int = 10, total: int = 100) -> None:
-    view.update(run, rows, done=done, total=total, seconds_left=100.0, doing="round 3 of 100")
+    view.update(run, _progress(lambda: rows, done=done, total=total))
+
+
+def _needless() -> list[Row]:
+    raise AssertionError("the rows are worked out and not shown")
 
 
 def _redraws(screen: FakeTerminal) -> int:
@@ -73,6 +87,32 @@ def test_live_view_waits_longer_after_a_slow_redraw(make_run, make_rows, screen)
         _update(view, make_run(), make_rows())
     assert clock.now - began >= 0.1 / terminal.MAX_DRAWING_SHARE - 1e-6
     view.stop()
+
+
+def test_live_view_shows_at_once_that_something_else_is_being_done(make_run, make_rows, screen) -> None:
+    view = _live(screen, Clock())
+    view.start(make_run())
+    for doing in ("warming up", "timing", "timing", "timing"):
+        view.update(make_run(), _progress(make_rows, doing=doing))
+    assert (screen.getvalue().count("warming up"), screen.getvalue().count("timing")) == (1, 1)
+    view.stop()
+
+
+def test_live_view_does_not_work_out_what_it_does_not_show(make_run, make_rows, screen) -> None:
+    view = _live(screen, Clock())
+    view.start(make_run())
+    _update(view, make_run(), make_rows())
+    view.update(make_run(), _progress(_needless))
+    view.stop()
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_without_a_terminal_no_rows_are_worked_out_before_the_end(make_run, make_point, quiet: bool) -> None:
+    view = terminal.choose_view(io.StringIO(), quiet=quiet)
+    run = make_run(points=[make_point(1024, status="failed")])
+    view.start(run)
+    for done in range(101):
+        view.update(run, _progress(_needless, done=done))
 
 
 def test_live_view_draws_only_when_called_and_starts_no_thread(make_run, make_rows, screen) -> None:
@@ -112,7 +152,7 @@ def test_live_view_shows_the_series_that_grows_where_not_all_fit(make_run, make_
 def test_plain_view_has_no_control_codes(make_run, make_rows, monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     stream = io.StringIO()
-    view = terminal.choose_view(stream=stream)
+    view = terminal.choose_view(stream)
     assert isinstance(view, terminal.PlainView)
     rows = make_rows(failed=(370_727,))
     view.start(make_run())
@@ -127,23 +167,50 @@ def test_plain_view_has_no_control_codes(make_run, make_rows, monkeypatch) -> No
     assert text.count("round 3 of 100") == 10
 
 
-def test_plain_view_says_each_failure_as_it_happens_and_in_the_end(make_run, make_rows) -> None:
+def test_plain_view_says_each_failure_as_it_happens_and_in_the_end(make_run, make_rows, make_point) -> None:
     stream = io.StringIO()
     view = terminal.PlainView(stream)
     rows = make_rows(failed=(370_727,))
-    view.start(make_run())
+    run = make_run(points=[make_point(370_727, status="out-of-memory", reason="needs 3.04 GB, 2.10 GB are free")])
+    view.start(run)
     for _ in range(3):
-        _update(view, make_run(), rows, done=1)
+        _update(view, run, rows, done=1)
     line = "resnet50, 370,727 classes: out-of-memory: needs 3.04 GB, 2.10 GB are free"
     assert stream.getvalue().count(line) == 1
-    view.finish(make_run(), rows, [], [], [])
+    view.finish(run, rows, [], [], [])
     assert stream.getvalue().count(line) == 2
+
+
+def test_the_end_says_each_failure_once_and_then_what_to_do(make_run, make_rows) -> None:
+    stream = io.StringIO()
+    notice = Notice(
+        kind=terminal.FAILED_POINTS,
+        happened="resnet50: no numbers for 370,727 classes: needs 3.04 GB",
+        matters="the table ends",
+        remedy="a smaller batch",
+    )
+    rows = make_rows(failed=(262_144, 370_727))
+    terminal.QuietView(stream).finish(make_run(), rows, [notice], [], [])
+    text = stream.getvalue()
+    assert text.count("needs 3.04 GB") == 2
+    assert text.count("370,727 classes") - text.count("up to 370,727 classes") == 1
+    assert text.count("why it matters: the table ends") == text.count("what to do: a smaller batch") == 1
+
+
+def test_the_end_says_nothing_of_what_was_not_measured(make_run, make_rows) -> None:
+    stream = io.StringIO()
+    single, other = make_rows(classes=(1, 1024), failed=(1, 1024))
+    control = single.model_copy(update={"kind": "control"})
+    terminal.QuietView(stream).finish(make_run(), [single, control, other], [], [], [])
+    assert stream.getvalue().count("needs 3.04 GB") == 2
+    assert "control," not in stream.getvalue()
+    assert "not measured" not in stream.getvalue()
 
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_the_end_has_table_control_break_even_warnings_and_files(make_run, make_rows, quiet: bool) -> None:
     stream = io.StringIO()
-    view = terminal.choose_view(quiet=quiet, stream=stream)
+    view = terminal.choose_view(stream, quiet=quiet)
     view.start(make_run())
     paths = [Path("/r/run/table3.csv"), Path("/r/run/fig1.png")]
     found = [BreakEven(0, "resnet50", 2.0, 5e6, True)]
@@ -165,7 +232,7 @@ def test_the_end_has_table_control_break_even_warnings_and_files(make_run, make_
 
 def test_quiet_view_shows_no_progress_but_warnings(make_run, make_rows) -> None:
     stream = io.StringIO()
-    view = terminal.choose_view(quiet=True, stream=stream)
+    view = terminal.choose_view(stream, quiet=True)
     run = make_run()
     run = type(run)(run.manifest.model_copy(update={"notices": (NOTICE,)}), ())
     view.start(run)
@@ -175,8 +242,8 @@ def test_quiet_view_shows_no_progress_but_warnings(make_run, make_rows) -> None:
     assert len(stream.getvalue().splitlines()) == 3
 
 
-def test_json_has_standard_output_to_itself(make_run, make_rows, capsys) -> None:
-    view = terminal.choose_view(json=True)
+def test_a_view_leaves_standard_output_alone_if_it_was_given_another_stream(make_run, make_rows, capsys) -> None:
+    view = terminal.choose_view(sys.stderr)
     view.start(make_run())
     _update(view, make_run(), make_rows())
     view.finish(make_run(), make_rows(), [NOTICE], [], [])
@@ -186,9 +253,9 @@ def test_json_has_standard_output_to_itself(make_run, make_rows, capsys) -> None
 
 
 def test_a_terminal_gets_the_live_view_unless_it_is_dumb(screen, monkeypatch) -> None:
-    assert isinstance(terminal.choose_view(stream=screen), terminal.LiveView)
+    assert isinstance(terminal.choose_view(screen), terminal.LiveView)
     monkeypatch.setenv("TERM", "dumb")
-    assert isinstance(terminal.choose_view(stream=screen), terminal.PlainView)
+    assert isinstance(terminal.choose_view(screen), terminal.PlainView)
 
 
 @given(st.lists(st.integers(min_value=1, max_value=9), min_size=1, max_size=8), st.integers(0, 80), st.data())
@@ -210,6 +277,16 @@ def test_columns_hold_every_name_within_the_width(names: list[str], width: int) 
     lines = terminal.columns_of(names, width)
     assert sorted(" ".join(lines).split()) == sorted(names)
     assert all(len(line) <= max(width, *map(len, names)) for line in lines if names)
+
+
+class Unread(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def test_a_reader_who_left_does_not_end_the_process(make_run) -> None:
+    with pytest.raises(BrokenPipeError):
+        terminal.PlainView(Unread()).start(make_run())
 
 
 def test_nothing_is_read_as_markup(make_run, make_rows) -> None:

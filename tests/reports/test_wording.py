@@ -67,6 +67,28 @@ def test_measured_on_names_networks_device_threads_dtype_batch_and_torch(make_ru
         assert part in text
 
 
+def test_measured_on_names_what_only_some_settings_have(make_run) -> None:
+    manifest = make_run().manifest
+    compiled = manifest.settings[0].model_copy(update={"compile": "default"})
+    text = "\n".join(wording.measured_on(manifest.model_copy(update={"settings": (*manifest.settings, compiled)})))
+    assert "; compile default; " in text
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "said"),
+    [("cuda:0", "float32", "TF32"), ("cuda:0", "bfloat16", ""), ("cpu", "float32", "")],
+)
+def test_tf32_is_named_only_where_it_means_something(make_run, device: str, dtype: str, said: str) -> None:
+    (setting,) = make_run(device=device, dtype=dtype, tf32=True).manifest.settings
+    assert wording.traits(setting)["tf32"] == said
+
+
+def test_a_point_that_failed_in_several_processes_is_one_line(make_run, make_point) -> None:
+    failed = [make_point(1024, setting=1, process=number, status="failed", reason=f"x\n{number}") for number in (0, 1)]
+    run = make_run("alexnet", "vgg16", points=[make_point(1), *failed])
+    assert wording.failed_points(run.manifest) == ["vgg16, 1,024 classes: failed: x 0"]
+
+
 def test_distinguish_names_only_what_differs_within_a_name() -> None:
     described = [
         {"dtype": "float32", "batch": "8"},

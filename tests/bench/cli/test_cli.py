@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from bench.run import load_run
+from bench.run import Run, load_run
+from bench.schemas import schemas
+from bench.speed import duration
 from bench.speed.plan import Request
+from reports import terminal
 
 Command = Callable[..., Any]
 Options = Callable[..., list[str]]
 Only = Callable[[Path], Path]
+Begin = Callable[..., Any]
 
 COLUMNS = [
     "kind",
@@ -139,6 +144,70 @@ def test_quiet_shows_the_table_and_no_progress(tmp_path: Path, here: Command, ti
     assert "left, timing" not in ended.out
 
 
+def test_a_failure_is_told_once_as_it_happens_and_once_in_the_end(tmp_path: Path, here: Command, tiny: Options) -> None:
+    ended = here(*tiny(tmp_path, network="averaging"))
+    assert ended.code == 3
+    assert ended.out.count("differs from its column of all logits") == 2
+    assert "no numbers for" not in ended.out, "the warning's first words say it again"
+    assert ended.out.count("the table and the figure end before these counts") == 1
+    assert "cannot say" not in ended.out
+
+
+@pytest.mark.parametrize(("network", "code"), [("small", 0), ("averaging", 3)])
+def test_progress_is_what_is_done_or_will_never_come(
+    network: str, code: int, tmp_path: Path, here: Command, tiny: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    counted: list[int] = []
+
+    class Listening(terminal.QuietView):
+        def update(self, run: Run, progress: terminal.Progress) -> None:
+            told.append(progress.done)
+            counted.append(progress.total - duration.passes_left(run).total())
+
+    monkeypatch.setattr(terminal, "choose_view", lambda stream, *, quiet: Listening(stream))
+    assert here(*tiny(tmp_path, network=network)).code == code
+    assert told == counted
+    assert told == sorted(told)
+    assert told[-1] == 18, "six rounds of two slots for the single logit and one for 16 classes"
+
+
+# -- a reader who leaves ----------------------------------------------------------------------------------------
+
+
+def test_a_sweep_goes_on_to_its_end_when_its_reader_leaves(
+    tmp_path: Path, begin: Begin, tiny: Options, only: Only
+) -> None:
+    codes = {"small": 0, "averaging": 3}
+    sweeps = {network: begin(*tiny(tmp_path / network, network=network)) for network in codes}
+    for network, sweep in sweeps.items():  # as `| head -1` does
+        assert sweep.stdout.readline().startswith(f"tiny_networks:{network}: one logit against up to 16 classes")
+        sweep.stdout.close()
+    for network, sweep in sweeps.items():
+        with sweep:
+            assert sweep.stderr.read() == ""
+        assert sweep.returncode == codes[network]
+    for network, status in (("small", "complete"), ("averaging", "incomplete")):
+        path = only(tmp_path / network)
+        assert load_run(path).manifest.status == status
+        assert (path / "fig1.svg").exists()
+
+
+def test_a_sweep_that_nobody_reads_ends_with_the_code_of_its_run(tmp_path: Path, begin: Begin, tiny: Options) -> None:
+    with begin(*tiny(tmp_path, "--json", network="averaging")) as sweep:
+        sweep.stdout.close()
+        sweep.stderr.close()
+    assert sweep.returncode == 3
+
+
+@pytest.mark.parametrize("command", [["list"], ["doctor", "--device", "cpu"], ["--classes", "0"]])
+def test_a_reader_who_has_left_is_no_error(command: list[str], begin: Begin) -> None:
+    with begin(*command) as process:
+        process.stdout.close()
+        process.stderr.close()
+    assert process.returncode == (2 if "--classes" in command else 0)
+
+
 # -- nothing measured -------------------------------------------------------------------------------------------
 
 
@@ -147,6 +216,8 @@ def test_a_dry_run_measures_nothing_and_leaves_nothing(tmp_path: Path, here: Com
     assert (ended.code, ended.err) == (0, "")
     assert "3 points" in ended.out
     assert "does not fit" in ended.out
+    assert "GB without activations" in ended.out
+    assert "building, compiling and first calls come on top" in ended.out
     assert "Nothing was measured" in ended.out
     assert list(tmp_path.iterdir()) == []
 
@@ -154,6 +225,7 @@ def test_a_dry_run_measures_nothing_and_leaves_nothing(tmp_path: Path, here: Com
 def test_a_dry_run_as_json(tmp_path: Path, here: Command, tiny: Options) -> None:
     content = json.loads(here(*tiny(tmp_path / "results", "--dry-run", "--json", counts="1,2**40")).out)
     assert list(content) == ["schema", "run", "rows"]
+    Draft202012Validator(schemas()["outlook.schema.json"]).validate(content)
     assert content["run"]["path"] is None
     assert content["run"]["seconds"] > 0
     assert [(row["classes"], row["fits"]) for row in content["rows"]] == [(1, True), (2**40, False)]
@@ -197,6 +269,7 @@ def test_lists_are_repeated_or_have_commas(here: Command, asked: list[Request]) 
         (["--minibatches", "50"], "1,2**14,2**18.5", None, 50, 2.0),
         (["--until", "5"], "1,2**14,2**18.5", None, 30, 5.0),
         (["--minibatches", "100"], "1,2**14,2**18.5", None, 100, 2.0),
+        (["--order", "sequential"], "1,2**14,2**18.5", None, 30, None),
     ],
 )
 def test_quick_and_what_overrides_it(
@@ -206,7 +279,7 @@ def test_quick_and_what_overrides_it(
     counts: str | None,
     top: str | None,
     minibatches: int,
-    until: float,
+    until: float | None,
 ) -> None:
     assert here("--quick", *options).code == 0
     (request,) = asked

@@ -6,7 +6,6 @@ import pytest
 
 from bench.run import Run
 from bench.speed.duration import expected_seconds, pass_operations, passes_left, passes_planned, seconds_left
-from bench.speed.prediction import Rates
 from bench.speed.settings import Protocol, Setting
 
 Make = Callable[..., Any]
@@ -83,6 +82,4 @@ def test_before_any_pass_the_calibrated_rate_tells(make_manifest: Make, make_pro
 
 def test_expected_seconds_by_hand(setting: Setting) -> None:
     protocol = Protocol(classes=(1, 1024), minibatches=5, processes=2)
-    rates = Rates(operations_per_s=100.0, bytes_per_s=1.0)
-    expected = 1.1 * 2 * 5 * (10 + 10 + 1000) / 100
-    assert expected_seconds(protocol, setting, {1: 10, 1024: 1000}, rates) == pytest.approx(expected)
+    assert expected_seconds(protocol, setting, {1: 0.1, 1024: 10.0}) == pytest.approx(1.1 * 2 * 5 * (0.1 + 0.1 + 10.0))

@@ -1,5 +1,6 @@
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from archs.registry import Network
 from bench.run import Point, Sample
 from bench.speed.events import Doing, Event, PassesDone, PointFound, ProcessState
+from bench.speed.forwards import Eager, ForwardMaker, Made
 from bench.speed.measure import measure
 from bench.speed.plan import Plan, Request, plan
 from bench.speed.tasks import Assignment, Task
@@ -80,6 +82,7 @@ def test_the_course_of_a_measurement() -> None:
     assert said[:2] == ["calibrating cpu", "building tiny_networks:small"]
     assert said[-1] == "timing"
     assert {point.status for point in points_of(events).values()} == {"ok"}
+    assert {point.preparation_s for point in points_of(events).values()} == {None}
 
 
 def test_each_round_is_written_before_the_next_one_begins() -> None:
@@ -181,3 +184,56 @@ def test_a_bank_that_the_allocator_refuses_leaves_the_smaller_counts(monkeypatch
     points = points_of(run(planned(classes="1,16,2**40")))
     assert {classes: point.status for classes, point in points.items()} == {1: "ok", 16: "ok", 2**40: "out-of-memory"}
     assert "can't allocate memory" in points[2**40].reason
+
+
+def test_what_a_deployment_would_not_have_is_not_in_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of the bank has 8 weights and a bias of 4 bytes; a minibatch is 2 x 3 x 8 x 8 of them, the pool 6."""
+
+    class Measured:
+        def __init__(self, device: torch.device) -> None:
+            pass
+
+        def start(self) -> None:
+            pass
+
+        def read(self) -> int:
+            return 10_000_000
+
+    monkeypatch.setattr("bench.speed.measure.PeakMemory", Measured)
+    points = points_of(run(planned()))
+    assert {count: point.peak_memory_bytes for count, point in points.items()} == {
+        1: 10_000_000 - 63 * 36 - 5 * 1536,
+        16: 10_000_000 - 48 * 36 - 5 * 1536,
+        64: 10_000_000 - 5 * 1536,
+    }
+
+
+def test_a_forward_that_does_not_read_its_input_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf(Eager):
+        def load(self, minibatch: torch.Tensor) -> None:
+            if not hasattr(self, "_minibatch"):
+                super().load(minibatch)
+
+    class Maker(ForwardMaker):
+        def __call__(self, network: nn.Module, when_compiled: Callable[[], None] = lambda: None) -> Made:
+            made = super().__call__(network, when_compiled)
+            return replace(made, forward=Deaf(network)) if network.top.out_features == 16 else made
+
+    monkeypatch.setattr("bench.speed.measure.ForwardMaker", Maker)
+    points = points_of(run(planned()))
+    assert {count: point.status for count, point in points.items()} == {1: "ok", 16: "failed", 64: "failed"}
+    assert "does not read what it is given" in points[16].reason
+    assert points[64].reason.startswith("not tried: 16 classes failed")
+    assert points[16].peak_memory_bytes is None
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "options", [{}, {"cuda_graph": True}, {"compile": ["default"]}, {"compile": ["reduce-overhead"]}, {"tf32": True}]
+)
+def test_every_way_to_run_on_a_gpu(options: dict[str, object]) -> None:
+    points = points_of(run(planned("convolutional", device="cuda:0", **options)))
+    assert {(point.status, point.reason) for point in points.values()} == {("ok", "")}
+    eager = not {"cuda_graph", "compile"} & set(options)
+    assert all((point.preparation_s is None) == eager for point in points.values())
+    assert all((point.peak_memory_bytes or 0) > 0 for point in points.values())

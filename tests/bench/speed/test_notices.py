@@ -178,9 +178,16 @@ def test_failed_points_are_listed_once_with_a_remedy(
     assert word in notice.remedy
 
 
+#: `quiet` leaves 95 % intervals of some +-0.1 %.
 @pytest.mark.parametrize(
     ("until", "reason", "named"),
-    [(2.0, "minibatches", True), (2.0, "until", False), (None, "minibatches", False), (2.0, None, False)],
+    [
+        (0.001, "minibatches", True),
+        (2.0, "minibatches", False),
+        (0.001, "until", False),
+        (None, "minibatches", False),
+        (0.001, None, False),
+    ],
 )
 def test_until_not_reached(
     make_run: MakeRun, make_process: Callable[..., Process], until: float | None, reason: str | None, named: bool
@@ -191,6 +198,35 @@ def test_until_not_reached(
         "processes": (make_process(stop_reason=reason),),
     }
     assert ("until-not-reached" in kinds(Run(run.manifest.model_copy(update=update), run.samples))) is named
+
+
+def test_until_is_judged_by_what_a_run_and_its_continuation_found_together(
+    make_run: MakeRun, make_process: Callable[..., Process]
+):
+    """Five rounds alone are never enough; with those before them they are, in one process as in two."""
+    samples = passes(quiet())
+    earlier, later = ([one for one in samples if (one.round < 95) is first] for first in (True, False))
+    update = {
+        "protocol": Protocol(classes=COUNTS, minibatches=100, until=2.0),
+        "processes": (make_process(0), make_process(1, first_round=95, stop_reason="minibatches")),
+    }
+    continued = [one.model_copy(update={"process": 1}) for one in later]
+    run = make_run(earlier + continued)
+    assert "until-not-reached" not in kinds(Run(run.manifest.model_copy(update=update), run.samples))
+
+
+def test_until_does_not_wait_for_counts_that_failed(
+    make_run: MakeRun, make_point: Callable[..., Point], make_process: Callable[..., Process]
+):
+    samples = [one for one in passes(quiet()) if one.classes < 1024 or one.round < 1]
+    update = {
+        "protocol": Protocol(classes=COUNTS, minibatches=100, until=2.0),
+        "processes": (make_process(stop_reason="minibatches"),),
+    }
+    for status, named in (("ok", True), ("out-of-memory", False)):
+        run = make_run(samples, points=(make_point(1), make_point(16), make_point(1024, status=status)))
+        manifest = run.manifest.model_copy(update=update)
+        assert ("until-not-reached" in kinds(Run(manifest, run.samples))) is named
 
 
 def test_each_setting_has_its_own_notices(make_manifest: Callable[..., Manifest], setting: Setting):

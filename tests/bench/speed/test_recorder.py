@@ -88,4 +88,5 @@ def test_the_end_lets_go_of_the_folder_even_if_it_cannot_be_written(
         with pytest.raises(RunNotWritten):
             on_disk.end("complete")
     assert on_disk.run.path is not None
-    RunWriter.reopen(load_run(on_disk.run.path)).close()
+    again, _ = RunWriter.reopen(on_disk.run.path)
+    again.close()

@@ -78,7 +78,6 @@ def test_a_module_in_hand_is_left_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"minibatch": 3, "speed": 1}, "no option minibatch, speed"),
         ({"input_shape": (3, 8, 8)}, "input_shape= is for a module in hand"),
         ({"classes": [1, 0]}, "'0' is not a class count"),
         ({"max_classes": 16}, "exclude each other"),

@@ -1,3 +1,5 @@
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
 
@@ -7,64 +9,103 @@ from bench.speed.torch_state import torch_state
 SETTING = Setting(arch="any", input_shape=(3, 8, 8), device="cpu", threads=1)
 
 
-def switches() -> dict[str, object]:
+def older() -> dict[str, object]:
+    """What torch's older switches say; reading any of them raises where a newer one contradicts it."""
+    with torch.backends.cudnn.flags(enabled=True):
+        pass
     return {
-        "threads": torch.get_num_threads(),
-        "matmul": torch.backends.cuda.matmul.fp32_precision,
-        "conv": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
-        "conv on the CPU": torch.backends.mkldnn.conv.fp32_precision,  # type: ignore[attr-defined]
-        "matmul on the CPU": torch.backends.mkldnn.matmul.fp32_precision,  # type: ignore[attr-defined]
-        "benchmark": torch.backends.cudnn.benchmark,
+        "matmul": torch.backends.cuda.matmul.allow_tf32,
+        "precision": torch.get_float32_matmul_precision(),
+        "cudnn": torch.backends.cudnn.allow_tf32,
     }
 
 
+def effective() -> dict[str, str]:
+    """What the newer switches come to: one at "none" says what the one above all says, and that at "none" is exact."""
+    above = torch.backends.fp32_precision  # type: ignore[attr-defined]
+    own = {
+        "matmul": torch.backends.cuda.matmul.fp32_precision,
+        "conv": torch.backends.cudnn.conv.fp32_precision,  # type: ignore[attr-defined]
+        "rnn": torch.backends.cudnn.rnn.fp32_precision,
+    }
+    inherited = "ieee" if above == "none" else above
+    return {name: inherited if precision == "none" else precision for name, precision in own.items()}
+
+
+@pytest.fixture
+def _torch_as_imported() -> Iterator[None]:
+    """A test may leave float32 as it likes: torch's own defaults come back."""
+    yield
+    torch.backends.fp32_precision = "none"  # type: ignore[attr-defined]
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+def everywhere(precision: str) -> None:
+    torch.backends.fp32_precision = precision  # type: ignore[attr-defined]
+
+
+def new_matmul(precision: str) -> None:
+    torch.backends.cuda.matmul.fp32_precision = precision
+
+
+def new_convolution(precision: str) -> None:
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+
+
+def old_cudnn(allow: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = allow
+
+
+CALLERS: dict[str, Callable[[], None]] = {
+    "torch's defaults": lambda: None,
+    "high": lambda: torch.set_float32_matmul_precision("high"),
+    "medium": lambda: torch.set_float32_matmul_precision("medium"),
+    "old cudnn off": lambda: old_cudnn(False),
+    "new matmul": lambda: new_matmul("tf32"),
+    "new convolution": lambda: new_convolution("ieee"),
+    "everywhere": lambda: everywhere("tf32"),
+    "everywhere exact": lambda: everywhere("ieee"),
+}
+
+
+@pytest.mark.usefixtures("_torch_as_imported")
 @pytest.mark.parametrize("tf32", [False, True])
-@pytest.mark.parametrize("cudnn_benchmark", [False, True])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_every_switch_is_as_the_setting_says_and_afterwards_as_it_was(
-    tf32: bool, cudnn_benchmark: bool, threads: int
+@pytest.mark.parametrize("caller", CALLERS.values(), ids=CALLERS.keys())
+def test_one_switch_sets_convolutions_and_matrix_products_whatever_the_caller_used(
+    caller: Callable[[], None], tf32: bool
 ) -> None:
-    before = switches()
-    setting = SETTING.model_copy(update={"tf32": tf32, "cudnn_benchmark": cudnn_benchmark, "threads": threads})
-    precision = "tf32" if tf32 else "ieee"
-    with torch_state(setting):
-        assert switches() == {
-            "threads": threads,
-            "matmul": precision,
-            "conv": precision,
-            "conv on the CPU": precision,
-            "matmul on the CPU": precision,
-            "benchmark": cudnn_benchmark,
-        }
-    assert switches() == before
+    caller()
+    before = effective()
+    with torch_state(SETTING.model_copy(update={"tf32": tf32})):
+        assert older() == {"matmul": tf32, "precision": "high" if tf32 else "highest", "cudnn": tf32}
+        assert set(effective().values()) == {"tf32" if tf32 else "ieee"}
+    assert effective() == before
 
 
-def test_an_exception_puts_them_back_too() -> None:
-    before = switches()
-    other = SETTING.model_copy(
-        update={
-            "tf32": before["conv"] != "tf32",
-            "threads": torch.get_num_threads() + 1,
-            "cudnn_benchmark": not before["benchmark"],
-        }
-    )
+@pytest.mark.usefixtures("_torch_as_imported")
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+@pytest.mark.parametrize("cudnn", [False, True])
+def test_the_older_switches_come_back(precision: str, cudnn: bool) -> None:
+    torch.set_float32_matmul_precision(precision)
+    old_cudnn(cudnn)
+    with torch_state(SETTING):
+        pass
+    assert older() == {"matmul": precision != "highest", "precision": precision, "cudnn": cudnn}
+
+
+def test_threads_and_autotuner_are_the_settings_and_come_back_also_after_an_exception() -> None:
+    before = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    others = {"threads": before[0] + 1, "cudnn_benchmark": not before[1]}
 
     def failing() -> None:
-        with torch_state(other):
-            assert all(now != then for now, then in zip(switches().values(), before.values(), strict=True))
+        with torch_state(SETTING.model_copy(update=others)):
+            assert (torch.get_num_threads(), torch.backends.cudnn.benchmark) == (before[0] + 1, not before[1])
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         failing()
-    assert switches() == before
-
-
-def test_what_the_caller_had_set_comes_back_and_not_torchs_default() -> None:
-    with torch_state(SETTING.model_copy(update={"tf32": True, "cudnn_benchmark": True, "threads": 2})):
-        callers = switches()
-        with torch_state(SETTING.model_copy(update={"tf32": False, "cudnn_benchmark": False, "threads": 1})):
-            assert all(now != then for now, then in zip(switches().values(), callers.values(), strict=True))
-        assert switches() == callers
+    assert (torch.get_num_threads(), torch.backends.cudnn.benchmark) == before
 
 
 @pytest.mark.gpu

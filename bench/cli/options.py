@@ -1,0 +1,113 @@
+"""The options of `python -m bench`, one type each: name, help, and the group it stands in."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WHAT = "What is measured"
+HOW = "How it runs"
+EFFORT = "How much is measured"
+OUT = "Output"
+
+Arch = Annotated[
+    list[str],
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=WHAT,
+        help="Network; repeatable or comma-separated: alexnet, vgg16, inception_v3, resnet50, resnet101, "
+        "[bold]paper[/bold] for these five, timm/NAME, torchvision/NAME, package.module:factory.",
+    ),
+]
+MaxClasses = Annotated[
+    str | None,
+    typer.Option(
+        metavar="EXPR",
+        rich_help_panel=WHAT,
+        help="Top of the paper's grid 1, 2**10, 2**14, 2**16, 2**18, 2**18.5; added if not on it.",
+        show_default="2**18.5 = 370,727",
+    ),
+]
+Classes = Annotated[
+    str | None,
+    typer.Option(metavar="LIST", rich_help_panel=WHAT, help="These class counts instead; 1 is always measured."),
+]
+BatchSize = Annotated[list[str], typer.Option(metavar="LIST", rich_help_panel=WHAT, help="Examples a minibatch.")]
+Dtype = Annotated[list[str], typer.Option(metavar="LIST", rich_help_panel=WHAT, help="float32, bfloat16, float16.")]
+Compile = Annotated[
+    list[str],
+    typer.Option(metavar="LIST", rich_help_panel=WHAT, help="torch.compile: none, default, reduce-overhead."),
+]
+InputSize = Annotated[
+    int | None,
+    typer.Option(metavar="PIXELS", rich_help_panel=WHAT, help="Height and width.", show_default="the network's own"),
+]
+
+Device = Annotated[str, typer.Option(rich_help_panel=HOW, metavar="NAME", help="auto, cpu, cuda, cuda:N.")]
+Tf32 = Annotated[bool, typer.Option(rich_help_panel=HOW, help="TF32 in convolutions and matrix products alike.")]
+CudnnBenchmark = Annotated[
+    bool, typer.Option(rich_help_panel=HOW, help="Let cuDNN try its algorithms and keep the fastest.")
+]
+ChannelsLast = Annotated[
+    bool, typer.Option("--channels-last", rich_help_panel=HOW, help="Memory format of images and weights.")
+]
+CudaGraph = Annotated[
+    bool, typer.Option("--cuda-graph", rich_help_panel=HOW, help="Capture each forward and replay it.")
+]
+Threads = Annotated[
+    int | None, typer.Option(metavar="N", rich_help_panel=HOW, help="CPU threads.", show_default="torch's own")
+]
+Seed = Annotated[int, typer.Option(metavar="N", rich_help_panel=HOW, help="Of weights, inputs and order.")]
+Order = Annotated[
+    str,
+    typer.Option(
+        rich_help_panel=HOW,
+        metavar="ORDER",
+        help="interleaved: every round visits every count; sequential: one count after the other, as the paper.",
+    ),
+]
+Block = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=HOW, help="Passes a visit; above 1 the first is kept out.")
+]
+
+Minibatches = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=EFFORT, help="Rounds, in every process.", show_default="100"),
+]
+Until = Annotated[
+    float | None,
+    typer.Option(
+        metavar="PERCENT",
+        rich_help_panel=EFFORT,
+        help="Stop once every speedup's 95 % interval is within +- this; never before 30 rounds.",
+        show_default="never",
+    ),
+]
+Processes = Annotated[
+    int, typer.Option(metavar="N", rich_help_panel=EFFORT, help="Fresh processes, one at a time, as replicates.")
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        rich_help_panel=EFFORT,
+        help="--classes 1,2**14,2**18.5 --minibatches 30 --until 2, each overridable.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", rich_help_panel=EFFORT, help="Show points, memory and expected duration; measure nothing."
+    ),
+]
+
+Output = Annotated[Path, typer.Option(metavar="DIR", rich_help_panel=OUT, help="Parent of the run's folder.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", rich_help_panel=OUT, help="Continue a run that was cut off, with its own settings."),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=OUT, help="One JSON object {schema, run, rows} on standard output."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel=OUT, help="No progress.")]
