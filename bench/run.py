@@ -222,7 +222,7 @@ class RunWriter:
         Nothing is altered yet; `drop_torn_line` comes before the first append. Raises UsageError as `load_run`
         does, and if another process is writing the run.
         """
-        writer = cls(path, _load_manifest(path))  # a folder that is no run is refused before a lock is put into it
+        writer = cls(path, load_run(path).manifest)  # what cannot be read is refused before a lock is put into it
         try:
             run = load_run(path)
         except UsageError:
