@@ -9,7 +9,7 @@ from bench.speed import duration
 from bench.speed.assembly import pool_bytes, pool_size
 from bench.speed.capacity import RESERVE_BYTES
 from bench.speed.plan import Plan
-from bench.speed.prediction import backbone_operations, calibrate, top_layer_work
+from bench.speed.prediction import backbone_operations, calibrate
 from bench.speed.settings import Setting
 from bench.speed.torch_state import DTYPES, torch_state
 
@@ -50,16 +50,7 @@ def outlook_of(planned: Plan) -> Outlook:
 def _expected(planned: Plan, setting: Setting, free: int) -> list[Expected]:
     facts = planned.facts[setting.arch]
     itemsize = DTYPES[setting.dtype].itemsize
-    works = {
-        classes: top_layer_work(
-            batch_size=setting.batch_size,
-            features=facts.top.features,
-            classes=classes,
-            bias=facts.top.bias,
-            itemsize=itemsize,
-        )
-        for classes in planned.protocol.classes
-    }
+    works = planned.top_layer_works(setting)
     with torch_state(setting):
         rates = calibrate(
             torch.device(setting.device),

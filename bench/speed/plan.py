@@ -11,7 +11,9 @@ from archs.registry import Network, UnknownNetwork, expand, find
 from archs.top_layer import Facts, UnsupportedNetwork, inspect
 from bench import counts
 from bench.errors import UsageError
+from bench.speed.prediction import Work, top_layer_work
 from bench.speed.settings import CompileMode, Dtype, Order, Protocol, Setting
+from bench.speed.torch_state import DTYPES
 
 T = TypeVar("T")
 
@@ -27,6 +29,20 @@ class Plan:
     protocol: Protocol
     networks: dict[str, Network]
     facts: dict[str, Facts]
+
+    def top_layer_works(self, setting: Setting) -> dict[int, Work]:
+        """What the top layer of a setting does for one minibatch, by class count."""
+        top = self.facts[setting.arch].top
+        return {
+            classes: top_layer_work(
+                batch_size=setting.batch_size,
+                features=top.features,
+                classes=classes,
+                bias=top.bias,
+                itemsize=DTYPES[setting.dtype].itemsize,
+            )
+            for classes in self.protocol.classes
+        }
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from bench.speed import notices
 from bench.speed.events import Doing, Event
 from bench.speed.measure import measure
 from bench.speed.plan import Plan, Request, facts_of, network_of, plan
-from bench.speed.prediction import top_layer_work
 from bench.speed.recorder import Recorder
 from bench.speed.replicates import ProcessDied, measure_in_fresh_process
 from bench.speed.rows import BreakEven, Row, break_evens, rows, to_frame
@@ -277,19 +276,8 @@ def _backbone_bytes(planned: Plan, setting: Setting) -> int:
 def _points(planned: Plan, task: Task, manifest: Manifest) -> tuple[Point, ...]:
     """The points a task tries: all but those that failed before."""
     setting = planned.settings[task.setting]
-    top = planned.facts[setting.arch].top
     failed = {point.classes for point in manifest.points if point.setting == task.setting and point.status != "ok"}
-    works = {
-        classes: top_layer_work(
-            batch_size=setting.batch_size,
-            features=top.features,
-            classes=classes,
-            bias=top.bias,
-            itemsize=DTYPES[setting.dtype].itemsize,
-        )
-        for classes in planned.protocol.classes
-        if classes not in failed
-    }
+    works = {classes: work for classes, work in planned.top_layer_works(setting).items() if classes not in failed}
     return tuple(
         Point(
             setting=task.setting,
