@@ -180,7 +180,9 @@ class _Watch:
 
 
 def _operations(planned: Plan) -> dict[duration.Key, int]:
-    backbones = {name: backbone_operations(network) for name, network in planned.networks.items()}
+    backbones = {
+        name: backbone_operations(network, planned.facts[name].top) for name, network in planned.networks.items()
+    }
     return {
         (index, classes): duration.pass_operations(
             setting,

@@ -59,8 +59,7 @@ def _expected(planned: Plan, setting: Setting, free: int) -> list[Expected]:
             largest_bytes=works[planned.protocol.classes[-1]].bytes,
             free_bytes=free,
         )
-    own_top = 2 * facts.top.features * facts.top.classes  # the network's own top layer is counted with it
-    backbone = backbone_operations(planned.networks[setting.arch]) - own_top
+    backbone = backbone_operations(planned.networks[setting.arch], facts.top)
     held = facts.backbone_parameters * itemsize + pool_bytes(setting, pool_size(planned.protocol.minibatches))
     return [
         Expected(

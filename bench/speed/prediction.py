@@ -23,7 +23,7 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from archs.registry import Network
-from archs.top_layer import place_of
+from archs.top_layer import TopLayer, place_of
 
 #: Weights of the two probes, in bytes: one that caches keep, one that is far beyond the largest of them.
 CACHED_WEIGHT_BYTES = 2 * 2**20
@@ -165,15 +165,16 @@ def least_seconds(
     return min(times) / calls
 
 
-def backbone_operations(network: Network) -> int:
-    """Floating-point operations of one example's forward, top layer included, counted on the meta device.
+def backbone_operations(network: Network, top: TopLayer) -> int:
+    """Floating-point operations of one example's forward below its top layer, counted on the meta device.
 
     A network that does not run there (its forward looks at values) is built and run once on the CPU.
     """
     try:
-        return _counted_on(torch.device("meta"), network)
+        whole = _counted_on(torch.device("meta"), network)
     except Exception:  # any error of theirs means the same here; on the CPU it is raised
-        return _counted_on(torch.device("cpu"), network)
+        whole = _counted_on(torch.device("cpu"), network)
+    return whole - 2 * top.features * top.classes
 
 
 def _counted_on(device: torch.device, network: Network) -> int:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from archs.registry import Network, find
+from archs.top_layer import TopLayer, inspect
 from bench.speed import prediction
 from bench.speed.prediction import (
     Rates,
@@ -130,25 +131,29 @@ def test_rates_of_a_gpu_are_those_of_a_gpu() -> None:
     assert rates.bytes_per_s > 1e11
 
 
-def linear(**place: object) -> Callable[[], nn.Module]:
-    return lambda: nn.Linear(6, 5, **place).eval()  # type: ignore[arg-type]
+def two_layers(**place: object) -> Callable[[], nn.Module]:
+    return lambda: nn.Sequential(nn.Linear(6, 5, **place), nn.Linear(5, 3, **place)).eval()  # type: ignore[arg-type]
+
+
+TOP = TopLayer(path="1", features=5, classes=3, bias=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_operations_are_counted_in_the_dtype_of_the_network(dtype: torch.dtype) -> None:
-    assert backbone_operations(Network("mine", (6,), linear(dtype=dtype))) == 2 * 6 * 5
+    assert backbone_operations(Network("mine", (6,), two_layers(dtype=dtype)), TOP) == 2 * 6 * 5
 
 
 def test_operations_are_counted_where_the_network_is() -> None:
-    assert backbone_operations(Network("mine", (6,), linear(device="cpu"))) == 2 * 6 * 5
+    assert backbone_operations(Network("mine", (6,), two_layers(device="cpu")), TOP) == 2 * 6 * 5
 
 
 @pytest.mark.gpu
 def test_a_network_on_a_gpu_is_counted_there() -> None:
-    build = linear(device="cuda", dtype=torch.float16)
-    assert backbone_operations(Network("mine", (6,), build)) == 2 * 6 * 5
+    build = two_layers(device="cuda", dtype=torch.float16)
+    assert backbone_operations(Network("mine", (6,), build), TOP) == 2 * 6 * 5
 
 
 def test_operations_of_a_known_network() -> None:
     # torchvision states 4.09 GFLOPs (multiply-adds) for ResNet-50 at 224; here a multiply-add is two
-    assert backbone_operations(find("resnet50")) / 2e9 == pytest.approx(4.09, rel=0.01)
+    resnet = find("resnet50")
+    assert (backbone_operations(resnet, inspect(resnet).top) + 2 * 2048 * 1000) / 2e9 == pytest.approx(4.09, rel=0.01)
