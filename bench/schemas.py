@@ -12,7 +12,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from bench.run import SCHEMA_VERSION, Manifest, RunStatus, Sample, write_atomically
+from bench.accuracy.records import DatasetFacts, Evaluation, Training
+from bench.accuracy.records import Manifest as AccuracyManifest
+from bench.accuracy.rows import Table1Row
+from bench.accuracy.settings import Member, Recipe
+from bench.folder import RunStatus, write_atomically
+from bench.run import SCHEMA_VERSION, Manifest, Sample
 from bench.speed.rows import Row
 from bench.speed.settings import Setting
 
@@ -69,12 +74,48 @@ class OutlookObject(BaseModel):
     rows: list[OutlookRow]
 
 
+class AccuracyRowsObject(BaseModel):
+    """What accuracy --json prints: one object, and nothing else on standard output; a row is a loss of Table 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: Literal["slc-bench/accuracy-rows/1"] = Field(alias="schema")
+    run: RunSummary
+    rows: list[Table1Row]
+
+
+class AccuracyOutlookSummary(BaseModel):
+    """A grid that was not trained: on what, how, and at least how long it would take."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: None = Field(description="no folder was made")
+    seconds: float = Field(description="a lower bound: operations at the rate of large matrix products")
+    dataset: DatasetFacts
+    recipe: Recipe
+
+
+class AccuracyOutlookObject(BaseModel):
+    """What accuracy --dry-run --json prints: one object, and nothing else on standard output; a row is a training."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: Literal["slc-bench/accuracy-outlook/1"] = Field(alias="schema")
+    run: AccuracyOutlookSummary
+    rows: list[Member]
+
+
 #: File name -> model, and a title.
 _MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "run.schema.json": (Manifest, "run.json of slc-bench"),
     "sample.schema.json": (Sample, "a line of samples.jsonl of slc-bench"),
     "rows.schema.json": (RowsObject, "what python -m bench --json prints"),
     "outlook.schema.json": (OutlookObject, "what python -m bench --dry-run --json prints"),
+    "accuracy-run.schema.json": (AccuracyManifest, "run.json of an accuracy run of slc-bench"),
+    "training.schema.json": (Training, "a line of trainings.jsonl of slc-bench"),
+    "evaluation.schema.json": (Evaluation, "a line of evaluations.jsonl of slc-bench"),
+    "accuracy-rows.schema.json": (AccuracyRowsObject, "what python -m bench accuracy --json prints"),
+    "accuracy-outlook.schema.json": (AccuracyOutlookObject, "what python -m bench accuracy --dry-run --json prints"),
 }
 
 

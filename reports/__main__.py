@@ -1,6 +1,7 @@
 """`python -m reports RUN...`: draw tables and figures again, from the samples alone."""
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +11,7 @@ from bench.errors import UsageError
 from reports.pipes import while_read
 
 if TYPE_CHECKING:
+    from bench.accuracy.run import AccuracyRun
     from bench.run import Run
 
 USAGE = 2
@@ -25,8 +27,9 @@ def draw(
         typer.Option(metavar="DIR", help="Where to write.", show_default="the run's own folder, if there is one run"),
     ] = None,
 ) -> None:
-    """Draw Table 3 and Fig. 1 again from the samples of one run, or of several together.
+    """Draw tables and figures again from what runs have on disk, one run or several together.
 
+    Of speed runs Table 3 and Fig. 1, of accuracy runs Tables 1 and 2, Fig. 2 and learning curves.
     Prints the table, and what was measured beside what the paper published.
     """
     try:
@@ -43,33 +46,68 @@ def _draw(folders: list[Path], output: Path | None) -> None:
         raise UsageError("several runs together belong to none of their folders; say where to write with --output DIR")
     folder = folders[0] if output is None else output
 
-    from bench.run import load_run
-    from reports import results, tables, terminal
+    from bench.run import Run
+    from bench.runs import load_any
 
-    found = [results.Result.of(_with_samples(load_run(path))) for path in folders]
+    runs = [load_any(path) for path in folders]
+    speed = [run for run in runs if isinstance(run, Run)]
+    accuracy = [run for run in runs if not isinstance(run, Run)]
+    for run in speed:
+        _refuse_without("point", run.manifest.points, run.path)
+    for each in accuracy:
+        _refuse_without("training", each.trainings, each.path)
+    shows = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths = results.write_together(folder, found)
+        if speed:
+            shows.append(_write_speed(speed, folder))
+        if accuracy:
+            shows.append(_write_accuracy(accuracy, folder))
     except OSError as error:
         reason = error.strerror or error
         raise UsageError(f"cannot write to {str(folder)!r}: {reason}; name another folder with --output") from None
-    for each in found:
-        # A view for each, as each has its own heading and warnings.
-        view = terminal.QuietView(sys.stdout)
-        view.finish(each.run, each.rows, each.notices, each.break_evens, paths if each is found[-1] else ())
-    header, lines = tables.beside_published_cells([series for each in found for series in each.series])
-    if lines:
-        terminal.print_beside(header, lines)
+    for show in shows:
+        show()
 
 
-def _with_samples(run: "Run") -> "Run":
-    """The run, if it has points to draw.
+def _refuse_without(what: str, found: Sequence[object], path: Path | None) -> None:
+    if not found:
+        raise UsageError(f"{str(path)!r} holds no {what} yet: nothing to draw; continue it with --resume")
 
-    Raises UsageError otherwise.
-    """
-    if not run.manifest.points:
-        raise UsageError(f"{str(run.path)!r} holds no point yet: nothing to draw; continue it with --resume")
-    return run
+
+def _write_speed(runs: "list[Run]", folder: Path) -> Callable[[], None]:
+    """Write the reports of speed runs; what shows them. Raises OSError."""
+    from reports import results, tables, terminal
+
+    found = [results.Result.of(run) for run in runs]
+    paths = results.write_together(folder, found)
+
+    def show() -> None:
+        for each in found:
+            # A view for each, as each has its own heading and warnings.
+            view = terminal.QuietView(sys.stdout)
+            view.finish(each.run, each.rows, each.notices, each.break_evens, paths if each is found[-1] else ())
+        header, lines = tables.beside_published_cells([series for each in found for series in each.series])
+        if lines:
+            terminal.print_beside(header, lines)
+
+    return show
+
+
+def _write_accuracy(runs: "list[AccuracyRun]", folder: Path) -> Callable[[], None]:
+    """Write the reports of accuracy runs; what shows them. Raises OSError."""
+    from reports.accuracy import results, terminal
+
+    found = [results.Result.of(run) for run in runs]
+    paths = results.write_together(folder, found)
+
+    def show() -> None:
+        for each in found:
+            view = terminal.QuietView(sys.stdout)
+            view.finish(each.run, each.rows, each.notices, paths if each is found[-1] else ())
+        terminal.print_beside([row for each in found for row in each.rows])
+
+    return show
 
 
 if __name__ == "__main__":

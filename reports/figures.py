@@ -22,7 +22,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from bench.run import Manifest, write_atomically
+from bench.folder import write_atomically
+from bench.run import Manifest
 from bench.speed.rows import Row
 from reports import wording
 from reports.published import PublishedPoint, published

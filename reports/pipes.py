@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 
@@ -27,3 +27,22 @@ def lead_nowhere(stream: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
+
+
+class WhileRead:
+    """Calls what shows something on a stream until its reader is gone (`| head -1`), and nothing from then on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """`stream` is where it is shown."""
+        self._stream = stream
+        self._is_read = True
+
+    def __call__(self, show: Callable[[], None]) -> None:
+        """Show it, if anybody is left to read it."""
+        if not self._is_read:
+            return
+        try:
+            show()
+        except BrokenPipeError:
+            self._is_read = False
+            lead_nowhere(self._stream)

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.run import Notice, Run, write_atomically
+from bench.folder import Notice, write_atomically
+from bench.run import Run
 from bench.speed import rows as estimates
 from bench.speed.notices import all_notices
 from bench.speed.rows import BreakEven, Row

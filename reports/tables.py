@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from bench.run import Manifest, Notice, write_atomically
+from bench.folder import Notice, write_atomically
+from bench.run import Manifest
 from bench.speed.rows import Row, to_frame
 from reports import wording
 from reports.published import published

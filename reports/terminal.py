@@ -22,7 +22,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.run import Manifest, Notice, Run
+from bench.folder import Notice
+from bench.run import Manifest, Run
 from bench.speed.rows import Row
 from reports import wording
 from reports.series import Series, control_lines, failures, labels, series_of

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from bench.cli import doctor, listing, speed
+from bench.cli import accuracy, doctor, listing, paper, speed
 
 app = typer.Typer(
     name="slc-bench",
@@ -14,8 +14,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.callback(invoke_without_command=True)(speed.measure)
+app.command("accuracy")(accuracy.train)
 app.command("doctor")(doctor.look)
 app.command("list")(listing.show)
+app.command("paper")(paper.reproduce)
 
 
 def main() -> None:

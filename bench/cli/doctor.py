@@ -16,7 +16,7 @@ def look(
 ) -> int:
     """Look for what spoils timings here: load, threads, clocks, memory. Changes nothing."""
     from bench import doctor
-    from bench.speed.plan import resolve_device
+    from bench.machine.device import resolve_device
     from reports.terminal import print_findings
 
     print_findings(doctor.examine(doctor.read(resolve_device(device), threads)))

@@ -3,13 +3,21 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from bench.run import SCHEMA_VERSION, Run
 from bench.speed.outlook import Outlook
 from bench.speed.rows import Row
 
+if TYPE_CHECKING:
+    from bench.accuracy.outlook import Outlook as AccuracyOutlook
+    from bench.accuracy.rows import Table1Row
+    from bench.accuracy.run import AccuracyRun
+
 #: Name and version of the rows' schema; docs/schema/rows.schema.json describes the object.
 ROWS_SCHEMA = f"slc-bench/rows/{SCHEMA_VERSION}"
+ACCURACY_ROWS_SCHEMA = "slc-bench/accuracy-rows/1"
+ACCURACY_OUTLOOK_SCHEMA = "slc-bench/accuracy-outlook/1"
 OUTLOOK_SCHEMA = f"slc-bench/outlook/{SCHEMA_VERSION}"
 
 
@@ -30,6 +38,35 @@ def outlook_object(outlook: Outlook) -> dict[str, object]:
         "run": {"path": None, "seconds": outlook.seconds, "free_bytes": outlook.free_bytes},
         "rows": [
             {**point.setting.model_dump(), **_without_setting(dataclasses.asdict(point))} for point in outlook.points
+        ],
+    }
+
+
+def accuracy_object(run: "AccuracyRun", rows: "Sequence[Table1Row]") -> dict[str, object]:
+    """{schema, run, rows}: where the run is and how it ended, and Table 1 as plain values."""
+    manifest = run.manifest
+    return {
+        "schema": ACCURACY_ROWS_SCHEMA,
+        "run": {"path": str(run.path), "name": manifest.name, "created": manifest.created, "status": manifest.status},
+        "rows": [dataclasses.asdict(row) for row in rows],
+    }
+
+
+def accuracy_outlook_object(outlook: "AccuracyOutlook") -> dict[str, object]:
+    """{schema, run, rows} of a grid that was not trained: one row a training."""
+    return {
+        "schema": ACCURACY_OUTLOOK_SCHEMA,
+        "run": {
+            "path": None,
+            "seconds": outlook.seconds,
+            "dataset": outlook.dataset.model_dump(mode="json"),
+            "recipe": outlook.recipe.model_dump(mode="json"),
+        },
+        "rows": [
+            {"loss": loss, "learning_rate": rate, "seed": seed}
+            for seed in outlook.seeds
+            for loss in outlook.losses
+            for rate in outlook.learning_rates
         ],
     }
 

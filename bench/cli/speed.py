@@ -7,6 +7,8 @@ import typer
 
 from bench.cli import options
 from bench.cli.exits import exits
+from bench.cli.given import given, refuse_beside_resume
+from bench.cli.given import options as options_of
 from bench.errors import UsageError
 
 QUICK = {"classes": "1,2**14,2**18.5", "minibatches": 30, "until": 2.0}
@@ -47,9 +49,9 @@ def measure(
     of Keren, Sabato and Schuller (2019): tables, figure and every sample in a folder of its own.
     """
     if ctx.invoked_subcommand is not None:
-        return _leave_it_to(ctx.invoked_subcommand, _given(ctx))
+        return _leave_it_to(ctx.invoked_subcommand, given(ctx))
     if resume is not None:
-        return _resume(resume, _given(ctx), json=json, quiet=quiet)
+        return _resume(resume, given(ctx), json=json, quiet=quiet)
     from bench.cli import sweeping
 
     asked: dict[str, Any] = {"classes": classes, "max_classes": max_classes, "minibatches": minibatches, "until": until}
@@ -76,16 +78,15 @@ def measure(
     return sweeping.new(request, output, json=json, quiet=quiet)
 
 
-def _leave_it_to(command: str, given: set[str]) -> int:
+def _leave_it_to(command: str, names: set[str]) -> int:
     """The sweep's options mean nothing to another command."""
-    if given:
-        raise UsageError(f"{_options(given)} before {command!r}: these belong to the sweep; leave them out")
+    if names:
+        raise UsageError(f"{options_of(names)} before {command!r}: these belong to the sweep; leave them out")
     return 0
 
 
-def _resume(path: Path, given: set[str], *, json: bool, quiet: bool) -> int:
-    if surplus := given - {"resume", "json", "quiet"}:
-        raise UsageError(f"a resumed run goes on with its own settings: leave out {_options(surplus)}")
+def _resume(path: Path, names: set[str], *, json: bool, quiet: bool) -> int:
+    refuse_beside_resume(names)
     from bench.cli import sweeping
 
     return sweeping.resume(path, json=json, quiet=quiet)
@@ -102,16 +103,3 @@ def _quick(asked: dict[str, Any], order: str) -> dict[str, Any]:
     if order == "sequential":
         del filled["until"]
     return {name: filled.get(name) if value is None else value for name, value in asked.items()}
-
-
-def _given(ctx: typer.Context) -> set[str]:
-    """Names of the parameters that stand on the command line."""
-    return {
-        name
-        for name in ctx.params
-        if (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
-    }
-
-
-def _options(names: set[str]) -> str:
-    return ", ".join(sorted("--" + name.replace("_", "-") for name in names))

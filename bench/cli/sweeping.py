@@ -1,14 +1,15 @@
 """What `python -m bench` does once its options are read: plan, measure while showing it, report."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from bench.cli import json_output
 from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED
 from bench.errors import UsageError
-from bench.run import Manifest, Notice, Run
+from bench.folder import Notice
+from bench.run import Manifest, Run
 from bench.speed import duration
 from bench.speed.outlook import outlook_of
 from bench.speed.plan import Plan, Request, plan
@@ -18,7 +19,7 @@ from bench.speed.rows import BreakEven, Row, rows
 from bench.speed.statistics import LIVE_RESAMPLES
 from bench.speed.sweep import execute, reopen, start
 from reports import results, terminal
-from reports.pipes import lead_nowhere, while_read
+from reports.pipes import WhileRead, while_read
 
 
 def request(*, minibatches: int | None, **options: Any) -> Request:
@@ -102,8 +103,7 @@ class _WhileRead:
 
     def __init__(self, view: terminal.View, stream: TextIO) -> None:
         self._view = view
-        self._stream = stream
-        self._is_read = True
+        self._show = WhileRead(stream)
 
     def start(self, run: Run) -> None:
         self._show(lambda: self._view.start(run))
@@ -126,15 +126,6 @@ class _WhileRead:
         paths: Sequence[Path],
     ) -> None:
         self._show(lambda: self._view.finish(run, rows, notices, break_evens, paths))
-
-    def _show(self, show: Callable[[], None]) -> None:
-        if not self._is_read:
-            return
-        try:
-            show()
-        except BrokenPipeError:
-            self._is_read = False
-            lead_nowhere(self._stream)
 
 
 class _Watch:

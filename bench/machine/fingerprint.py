@@ -5,7 +5,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,27 @@ def same_hardware(a: Machine, b: Machine) -> list[str]:
     if a.gpu is None or b.gpu is None:
         return differing if a.gpu is b.gpu else [*differing, "gpu"]
     return differing + _differing_gpu_fields(a.gpu, b.gpu)
+
+
+def refuse_another(machine: Machine, versions_then: Mapping[str, str], device: str, run: Path) -> None:
+    """Numbers of other hardware, another driver or other versions do not belong into one run.
+
+    Raises UsageError, naming what differs between the machine a run began on and this one.
+    """
+    here = describe(device)
+    versions_now = versions()
+    differing = same_hardware(machine, here)
+    if machine.gpu and here.gpu and machine.gpu.driver != here.gpu.driver:
+        differing.append(f"GPU driver ({machine.gpu.driver} then, {here.gpu.driver} now)")
+    differing += [
+        f"{package} ({then} then, {versions_now.get(package, 'none')} now)"
+        for package, then in versions_then.items()
+        if versions_now.get(package) != then
+    ]
+    if differing:
+        raise UsageError(
+            f"{run} cannot be continued here, its numbers would not belong together: {', '.join(differing)}"
+        )
 
 
 def _differing_gpu_fields(a: Gpu, b: Gpu) -> list[str]:

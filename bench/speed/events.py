@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from bench.run import Notice, Point, Process, Sample
+from bench.folder import Notice
+from bench.run import Point, Process, Sample
 
 
 class _Event(BaseModel):

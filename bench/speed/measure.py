@@ -19,9 +19,10 @@ from torch import nn
 
 from archs.registry import Network
 from archs.top_layer import TopLayer
+from bench.folder import now
 from bench.machine.memory import free_bytes
 from bench.machine.nvml import GpuProbe, NvmlUnavailable, throttled_between
-from bench.run import Phase, Point, Process, Sample, Status, StopReason, now
+from bench.run import Phase, Point, Process, Sample, Status, StopReason
 from bench.speed import notices, rounds
 from bench.speed.agreement import COLUMNS, Reference
 from bench.speed.assembly import (

@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from bench.run import Mark, Notice, Point, Process, Run
+from bench.folder import Notice
+from bench.run import Mark, Point, Process, Run
 from bench.speed.rows import RoundTable, has_times, round_tables
 from bench.speed.settings import Protocol, Setting
 from bench.speed.statistics import (

@@ -11,6 +11,7 @@ from archs.registry import Network, UnknownNetwork, expand, find
 from archs.top_layer import Facts, UnsupportedNetwork, inspect
 from bench import counts
 from bench.errors import UsageError
+from bench.machine.device import resolve_device
 from bench.speed.prediction import Work, top_layer_work
 from bench.speed.settings import CompileMode, Dtype, Order, Protocol, Setting
 from bench.speed.torch_state import DTYPES
@@ -122,24 +123,6 @@ def class_counts(max_classes: str | int | None, classes: str | Sequence[int | st
     if classes is not None:
         return counts.parse_counts(classes if isinstance(classes, str) else ",".join(map(str, classes)))
     return counts.grid(counts.parse_count("2**18.5" if max_classes is None else str(max_classes)))
-
-
-def resolve_device(name: str) -> str:
-    """The device a name means here: `auto` is the first CUDA device if there is one, else the CPU.
-
-    Raises UsageError for a device that is not here.
-    """
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name == "auto":
-        return "cuda:0" if available else "cpu"
-    if name == "cpu":
-        return name
-    index = "0" if name == "cuda" else name.removeprefix("cuda:")
-    if name != "cuda" and not (name.startswith("cuda:") and index.isdecimal()):
-        raise UsageError(f"unknown device {name!r}: auto, cpu, cuda or cuda:N")
-    if int(index) >= available:
-        raise UsageError(f"no device {name!r} here: {available} CUDA devices are visible; --device cpu always works")
-    return f"cuda:{index}"
 
 
 def _networks(request: Request) -> Iterable[Network]:

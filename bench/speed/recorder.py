@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from bench.run import Manifest, Notice, Point, Process, Run, RunStatus, RunWriter, Sample
+from bench.folder import Notice, RunStatus
+from bench.run import Manifest, Point, Process, Run, RunWriter, Sample
 from bench.speed.events import Doing, Event, Noticed, PassesDone, PointFound, ProcessState
 
 

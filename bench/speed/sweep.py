@@ -9,8 +9,9 @@ from torch import nn
 
 from archs.registry import Network, from_module
 from bench.errors import UsageError
+from bench.folder import Notice, RunNotWritten, RunStatus, now
 from bench.machine import fingerprint
-from bench.run import Manifest, Notice, Point, Run, RunNotWritten, RunStatus, RunWriter, now
+from bench.run import Manifest, Point, Run, RunWriter
 from bench.speed import notices
 from bench.speed.events import Doing, Event
 from bench.speed.measure import measure
@@ -168,7 +169,7 @@ def reopen(path: Path) -> tuple[Plan, Recorder]:
     except OSError as error:
         raise UsageError(f"{path} cannot be continued: {error}; make it writable") from None
     try:
-        _refuse_another_machine(run.manifest, path)
+        fingerprint.refuse_another(run.manifest.machine, run.manifest.versions, run.manifest.settings[0].device, path)
         planned = plan_of(run.manifest)
         writer.drop_torn_line()
         kept = tuple(notice for notice in run.manifest.notices if notice.kind not in notices.MENDED_BY_RESUMING)
@@ -185,24 +186,6 @@ def reopen(path: Path) -> tuple[Plan, Recorder]:
         writer.close()
         raise
     return planned, recorder
-
-
-def _refuse_another_machine(manifest: Manifest, path: Path) -> None:
-    """Samples of other hardware, another driver or other versions do not belong into one run."""
-    here = fingerprint.describe(manifest.settings[0].device)
-    versions = fingerprint.versions()
-    differing = fingerprint.same_hardware(manifest.machine, here)
-    if manifest.machine.gpu and here.gpu and manifest.machine.gpu.driver != here.gpu.driver:
-        differing.append(f"GPU driver ({manifest.machine.gpu.driver} then, {here.gpu.driver} now)")
-    differing += [
-        f"{package} ({then} then, {versions.get(package, 'none')} now)"
-        for package, then in manifest.versions.items()
-        if versions.get(package) != then
-    ]
-    if differing:
-        raise UsageError(
-            f"{path} cannot be continued here, its numbers would not belong together: {', '.join(differing)}"
-        )
 
 
 def plan_of(manifest: Manifest) -> Plan:

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from typing import TextIO
 
+from bench.child import private_standard_output
 from bench.speed.events import Event
 from bench.speed.measure import measure
 from bench.speed.plan import network_of
@@ -12,7 +12,7 @@ from bench.speed.tasks import WorkOrder
 
 def main() -> None:
     """Do the work order on standard input; one event a line on standard output, each answered before going on."""
-    events = _private_standard_output()
+    events = private_standard_output()
     order = WorkOrder.model_validate_json(sys.stdin.readline())
 
     def emit(event: Event) -> None:
@@ -26,13 +26,6 @@ def main() -> None:
 
     for assignment in order.assignments:
         measure(assignment, order.protocol, network_of(assignment.setting), emit)
-
-
-def _private_standard_output() -> TextIO:
-    """The pipe to the parent; whatever else prints goes to standard error from now on."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-    return events
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 
 import bench
 import reports.__main__
-from bench.run import Manifest, Run, RunNotWritten, RunWriter, load_run
+from bench.folder import RunNotWritten
+from bench.run import Manifest, Run, RunWriter, load_run
 from bench.speed.tasks import Task, remaining_tasks
 
 #: How a command ended: code, out, err.

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.errors import UsageError
-from bench.run import RunNotWritten, RunWriter, complete_rounds, load_run, write_atomically
+from bench.folder import RunNotWritten, write_atomically
+from bench.run import RunWriter, complete_rounds, load_run
 
 
 def test_what_is_written_is_what_is_read(tmp_path: Path, make_manifest, make_round) -> None:
@@ -154,7 +155,7 @@ def test_an_atomic_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_pat
         f"""
         import resource, signal
         from pathlib import Path
-        from bench.run import write_atomically
+        from bench.folder import write_atomically
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         try:

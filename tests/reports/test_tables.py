@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from bench.run import Notice
+from bench.folder import Notice
 from bench.speed.rows import BreakEven, Row, to_frame
 from reports import tables
 from reports.series import series_of, split

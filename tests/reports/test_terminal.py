@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bench.run import Notice
+from bench.folder import Notice
 from bench.speed.rows import BreakEven, Row
 from reports import terminal
 

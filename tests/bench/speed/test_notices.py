@@ -3,7 +3,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from bench.run import Manifest, Notice, Point, Process, Run, Sample
+from bench.folder import Notice
+from bench.run import Manifest, Point, Process, Run, Sample
 from bench.speed import notices
 from bench.speed.notices import carried_over, control_off, few_rounds_matter, name_of
 from bench.speed.settings import Protocol, Setting

@@ -3,7 +3,7 @@ import torch
 
 from archs.registry import find
 from bench.errors import UsageError
-from bench.speed.plan import Request, class_counts, network_of, plan, resolve_device
+from bench.speed.plan import Request, class_counts, network_of, plan
 from bench.speed.settings import PAPER_CLASSES
 
 pytestmark = pytest.mark.usefixtures("in_factories")
@@ -29,31 +29,6 @@ def test_class_counts(
 def test_counts_and_the_top_of_the_grid_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         class_counts("16", "1,16")
-
-
-@pytest.mark.parametrize(
-    ("devices", "name", "expected"),
-    [
-        (0, "auto", "cpu"),
-        (0, "cpu", "cpu"),
-        (2, "auto", "cuda:0"),
-        (2, "cpu", "cpu"),
-        (2, "cuda", "cuda:0"),
-        (2, "cuda:1", "cuda:1"),
-    ],
-)
-def test_devices(monkeypatch: pytest.MonkeyPatch, devices: int, name: str, expected: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
-    assert resolve_device(name) == expected
-
-
-@pytest.mark.parametrize("name", ["cuda:2", "cuda:-1", "cuda:", "tpu", "CPU", ""])
-def test_devices_that_are_not_here(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(UsageError, match="device"):
-        resolve_device(name)
 
 
 def test_settings_are_all_combinations_without_duplicates() -> None:

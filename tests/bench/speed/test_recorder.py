@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from bench.run import Manifest, Notice, RunNotWritten, RunWriter, load_run
+from bench.folder import Notice, RunNotWritten
+from bench.run import Manifest, RunWriter, load_run
 from bench.speed.events import Doing, Noticed, PassesDone, PointFound, ProcessState
 from bench.speed.recorder import Recorder
 

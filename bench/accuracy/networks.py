@@ -1,0 +1,100 @@
+"""The network of a training, freshly initialised: the paper's two small ones, or any that archs.registry knows."""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from archs import registry, small
+from archs.top_layer import UnsupportedNetwork, locate
+from bench.accuracy.losses import prior_bias as bias_of_prior
+from bench.errors import UsageError
+
+#: Names of the one network with an auxiliary head.
+_WITH_AUXILIARY_HEAD = ("inception_v3", "torchvision/inception_v3")
+
+#: Pixels below which Inception-v3's auxiliary head has nothing to convolve.
+_SMALLEST_WITH_AUXILIARY_HEAD = 299
+
+
+def build(
+    name: str,
+    input_shape: Sequence[int],
+    classes: int,
+    *,
+    seed: int,
+    prior_bias: bool = False,
+    auxiliary: bool = False,
+) -> nn.Module:
+    """The network of that name with `classes` logits, in training mode, on the CPU.
+
+    `name` is mlp, cnn, or one of archs.registry's, whose top layer is then a new linear layer. The same seed gives the
+    same weights, and torch's global generator is left as it was. With `prior_bias` the top layer's bias starts at
+    -log(classes - 1) (bench.accuracy.losses.prior_bias). With `auxiliary` Inception-v3 keeps its auxiliary head, with a
+    layer of `classes` of its own, and returns (logits, auxiliary logits) in training mode.
+
+    Raises UsageError for an unknown name, fewer than 2 classes, and a network that does not fit the data.
+    """
+    if classes < 2:
+        raise UsageError(f"{classes} class leaves nothing to tell apart; give data of 2 classes or more")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            network, tops = _initialised(name, tuple(input_shape), classes, auxiliary=auxiliary)
+        except UsageError:
+            raise
+        except (registry.UnknownNetwork, UnsupportedNetwork, ValueError) as error:
+            raise UsageError(f"the network {name!r} cannot be trained on these data: {error}") from None
+    if prior_bias:
+        for top in tops:
+            _start_at_prior(name, top, classes)
+    return network.train()
+
+
+def _initialised(
+    name: str, shape: tuple[int, ...], classes: int, *, auxiliary: bool
+) -> tuple[nn.Module, list[nn.Linear]]:
+    """The network, and the linear layers that make its logits."""
+    if auxiliary:
+        return _with_auxiliary_head(name, shape, classes)
+    if name in ("mlp", "cnn"):
+        made = small.mlp(shape, classes) if name == "mlp" else small.six_layer_cnn(shape, classes)
+        top = made[-1]
+        assert isinstance(top, nn.Linear)
+        return made, [top]
+    return _from_registry(name, shape, classes)
+
+
+def _from_registry(name: str, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, list[nn.Linear]]:
+    known = registry.find(name, shape[-1] if len(shape) == 3 else None)
+    if known.input_shape != shape:
+        raise ValueError(f"it takes examples of shape {known.input_shape}, and theirs is {shape}; use mlp or cnn")
+    network = known.build()
+    place = locate(network, shape)
+    top = nn.Linear(place.features, classes, bias=place.bias)
+    if not place.path:
+        return top, [top]
+    network.set_submodule(place.path, top)
+    return network, [top]
+
+
+def _with_auxiliary_head(name: str, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, list[nn.Linear]]:
+    """Initialised by torchvision's default, a truncated normal, as TensorFlow's Inception-v3 is."""
+    import torchvision
+
+    if name not in _WITH_AUXILIARY_HEAD:
+        raise UsageError(f"{name} has no auxiliary head; use inception_v3, or an auxiliary weight of 0")
+    if len(shape) != 3 or shape[0] != 3 or min(shape[1:]) < _SMALLEST_WITH_AUXILIARY_HEAD:
+        least = _SMALLEST_WITH_AUXILIARY_HEAD
+        raise ValueError(f"its auxiliary head takes 3 channels of {least} pixels or more, and their shape is {shape}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about an initialisation that was slow with an older scipy
+        network = torchvision.models.inception_v3(weights=None, num_classes=classes, aux_logits=True, init_weights=True)
+    return network, [network.fc, network.AuxLogits.fc]
+
+
+def _start_at_prior(name: str, top: nn.Linear, classes: int) -> None:
+    if top.bias is None:
+        raise UsageError(f"the top layer of {name!r} has no bias to start at the prior; leave the prior bias out")
+    nn.init.constant_(top.bias, bias_of_prior(classes))

@@ -1,0 +1,95 @@
+"""What a grid's run warns of: what happened, why it matters, what to do."""
+
+from collections.abc import Iterable
+
+from bench.accuracy.records import Training
+from bench.accuracy.run import AccuracyRun
+from bench.accuracy.settings import Member
+from bench.folder import Notice
+
+#: Noticed in the middle of a run, and no longer true once it is continued.
+MENDED_BY_RESUMING = ("not-written", "not-tested")
+
+#: Kinds of notices about trainings that have no result.
+LOST = ("diverged", "failed")
+
+
+def all_notices(run: AccuracyRun) -> list[Notice]:
+    """What was noticed while training and while reading, and what the records say."""
+    found = [*run.manifest.notices, *run.notices, *_lost(run.trainings)]
+    edges = _edges(run)
+    return [*found, _at_the_edge(edges)] if edges else found
+
+
+def not_written(reason: str) -> Notice:
+    """The disk refused in the middle of a run."""
+    return Notice(
+        kind="not-written",
+        happened=reason,
+        matters="the grid ended here: trainings that cannot be kept are not run",
+        remedy="make room on the disk, then go on with --resume",
+    )
+
+
+def not_tested(member: Member, reason: str) -> Notice:
+    """A chosen model could not be tested."""
+    return Notice(
+        kind="not-tested",
+        happened=f"{member.name} was chosen and could not be tested: {reason}",
+        matters="its loss has a seed less in the tables, or none",
+        remedy="mend what the reason names, then go on with --resume",
+    )
+
+
+def other_commit(then: str | None, now: str | None) -> Notice:
+    """A run is continued by another version of slc-bench's own code."""
+    return Notice(
+        kind="other-commit",
+        happened=f"the run was begun by commit {then or 'unknown'} and is continued by {now or 'unknown'}",
+        matters="if what lies between them changes a training, those of this run do not belong together",
+        remedy="check out the first commit to continue it, or start a new run",
+    )
+
+
+def _lost(ended: Iterable[Training]) -> list[Notice]:
+    """One notice for all trainings that diverged, one for all that failed."""
+    every = tuple(ended)
+    found = []
+    for status, matters, remedy in (
+        ("diverged", "it is never chosen; the other learning rates of its loss stand", "a lower learning rate"),
+        ("failed", "its loss was chosen among fewer learning rates", "mend what the reason names, then a new run"),
+    ):
+        lost = [f"{each.member.name} ({each.reason})" for each in every if each.status == status]
+        if lost:
+            trainings = "1 training" if len(lost) == 1 else f"{len(lost)} trainings"
+            happened = f"{trainings} {status}: {_some(lost)}"
+            found.append(Notice(kind=status, happened=happened, matters=matters, remedy=remedy))
+    return found
+
+
+def _some(names: list[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _edges(run: AccuracyRun) -> list[str]:
+    """Losses whose chosen rate is the highest or lowest that was tried, with every seed, of three rates or more."""
+    rates = sorted(run.manifest.learning_rates)
+    if len(rates) < 3:
+        return []
+    chosen: dict[str, set[float]] = {}
+    for evaluation in run.evaluations:
+        chosen.setdefault(evaluation.member.loss, set()).add(evaluation.member.learning_rate)
+    return [
+        f"{loss} ({found:g})"
+        for loss, (found, *others) in chosen.items()
+        if not others and found in (rates[0], rates[-1])
+    ]
+
+
+def _at_the_edge(losses: list[str]) -> Notice:
+    return Notice(
+        kind="rate-at-the-edge",
+        happened=f"the best learning rate lies at the end of those tried: {_some(losses)}",
+        matters="a better one may lie beyond it",
+        remedy="give more rates with --lr",
+    )

@@ -1,0 +1,443 @@
+"""What a request for a grid means on this machine: data, recipe, losses, trainings. Nothing is trained yet."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import torch
+from pydantic import ValidationError
+
+from bench.accuracy import data, losses, networks
+from bench.accuracy.data import Dataset
+from bench.accuracy.data.splits import MemorySplit
+from bench.accuracy.records import Manifest
+from bench.accuracy.settings import (
+    PAPER_RATES,
+    CompileMode,
+    Dtype,
+    LossSetting,
+    Optimiser,
+    Recipe,
+    Schedule,
+    Source,
+)
+from bench.errors import UsageError
+from bench.folder import first_problem
+from bench.machine import fingerprint
+from bench.machine.device import resolve_device
+
+T = TypeVar("T")
+
+#: --quick: few steps, two learning rates.
+QUICK = {"steps": 300, "learning_rates": (0.1, 0.01)}
+
+#: TensorFlow's Inception-v3 as the paper used it ("all the default hyperparameters from this implementation"):
+#: models/research/inception, inception_train.py and its flags. A decay every 30 epochs of 1,281,167 images.
+PAPER_IMAGENET: Mapping[str, Any] = {
+    "learning_rates": (0.1,),
+    "batch_size": 32,
+    "optimiser": "rmsprop",
+    "momentum": 0.9,
+    "square_decay": 0.9,
+    "epsilon": 1.0,
+    "weight_decay": 4e-5,
+    "schedule": "exponential",
+    "decay_steps": 1_281_167 // 32 * 30,
+    "decay_rate": 0.16,
+    "label_smoothing": 0.1,
+    "auxiliary_weight": 0.4,
+    "network": "inception_v3",
+    "losses": ("ce", "batch-ce"),
+}
+PRESETS = {"paper-imagenet": PAPER_IMAGENET}
+
+#: More trainings of each kind than anybody waits for.
+MOST_SEEDS = 10_000
+
+#: More threads than any machine has cores; far above it, torch ends the process.
+MOST_THREADS = 4096
+
+#: Stacked on a GPU, the weights of so many networks of 0.65 million parameters take 1 GB with their optimiser.
+LARGEST_STACK = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to train; None leaves it to the data set, the preset or the device."""
+
+    dataset: str | Dataset = "digits"
+    losses: str | Sequence[str] = "paper"
+    learning_rates: Sequence[float] | None = None
+    steps: int | None = None
+    batch_size: int | None = None
+    optimiser: str | None = None
+    momentum: float | None = None
+    weight_decay: float | None = None
+    schedule: str | None = None
+    seeds: int = 1
+    seed: int = 0
+    network: str | None = None
+    dtype: str = "float32"
+    compile: str = "none"
+    workers: int | None = None
+    stack: int | None = None
+    threads: int | None = None
+    device: str = "auto"
+    prior_bias: bool = False
+    label_smoothing: float | None = None
+    hyperparameters: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
+    """key of a loss -> its hyperparameters that differ from the defaults"""
+    preset: str | None = None
+    quick: bool = False
+    data_dir: Path | None = None
+    input_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request made definite."""
+
+    dataset: Dataset
+    source: Source | None
+    """where workers find the data; None for a data set in hand"""
+    recipe: Recipe
+    losses: tuple[LossSetting, ...]
+    learning_rates: tuple[float, ...]
+    seeds: tuple[int, ...]
+
+    def manifest(self, *, created: str, command: tuple[str, ...]) -> Manifest:
+        """The manifest of a new run of this plan, on this machine."""
+        return Manifest(
+            name=f"accuracy-{Path(self.dataset.name).name}",
+            created=created,
+            command=command,
+            dataset=self.dataset.facts,
+            recipe=self.recipe,
+            losses=self.losses,
+            learning_rates=self.learning_rates,
+            seeds=self.seeds,
+            machine=fingerprint.describe(self.recipe.device),
+            versions=fingerprint.versions(),
+            commit=fingerprint.commit(),
+            source=self.source,
+        )
+
+
+def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Plan:
+    """Decide what a request means here; `say` is told what takes long (a download).
+
+    Raises UsageError for what is unknown or contradicts itself, before anything is trained.
+    """
+    chosen = _Chosen(request)
+    keys = _loss_keys(chosen("losses", "paper"))
+    _refuse_unknown_choices(request, chosen)
+    source = None
+    if isinstance(request.dataset, str):
+        # Absolute: a run may be resumed from another folder.
+        data_dir = None if request.data_dir is None else request.data_dir.expanduser().absolute()
+        source = Source(name=request.dataset, data_dir=data_dir, input_size=request.input_size)
+    network = chosen("network", None) or _default_network(request.dataset)
+    asked_steps = chosen("steps", None)
+    steps = _default_steps(request.dataset) if asked_steps is None else _positive("--steps", asked_steps)
+    rates = _rates(chosen("learning_rates", PAPER_RATES))
+    seeds = _seeds(request.seed, request.seeds)
+    batch_size = chosen("batch_size", 128)
+    _refuse_small_batch(batch_size)
+    device = resolve_device(request.device)
+    _refuse_on_cpu(request, device)
+    dataset = _load(request.dataset, source, say)
+    _refuse_unfit_data(dataset, request, batch_size)
+    trainings = len(keys) * len(rates) * len(seeds)
+    workers, stack, threads = spread(
+        trainings,
+        device=device,
+        stackable=_stackable(network, request.dtype, dataset),
+        cores=_cores(),
+        workers=1 if source is None else request.workers,
+        stack=request.stack,
+        threads=request.threads,
+    )
+    recipe = _recipe(
+        network=network,
+        steps=steps,
+        **{name: chosen(name, None) for name in _FROM_RECIPE},
+        dtype=request.dtype,
+        compile=request.compile,
+        device=device,
+        prior_bias=request.prior_bias,
+        workers=workers,
+        stack=stack,
+        threads=threads,
+    )
+    _refuse_unfit_network(recipe, dataset)
+    return Plan(dataset, source, recipe, _loss_settings(keys, dataset, recipe, request), rates, seeds)
+
+
+#: Fields of a recipe that a request or a preset may set, and that keep the recipe's own default otherwise.
+_FROM_RECIPE = (
+    "batch_size",
+    "optimiser",
+    "momentum",
+    "square_decay",
+    "epsilon",
+    "weight_decay",
+    "schedule",
+    "decay_steps",
+    "decay_rate",
+    "label_smoothing",
+    "auxiliary_weight",
+)
+
+
+#: What a preset says of its own optimiser, and what would mean another thing to another.
+_OF_THE_PRESETS_OPTIMISER = ("square_decay", "epsilon")
+
+
+class _Chosen:
+    """What was asked for, else what the preset says, else what --quick says, else a default."""
+
+    def __init__(self, request: Request) -> None:
+        if request.preset is not None and request.preset not in PRESETS:
+            raise UsageError(f"unknown preset {request.preset!r}: {', '.join(PRESETS)}")
+        self._request = request
+        preset = PRESETS[request.preset] if request.preset else {}
+        quick = QUICK if request.quick else {}
+        self._filled: dict[str, Any] = {**quick, **preset}
+        if request.optimiser not in (None, self._filled.get("optimiser")):
+            for name in _OF_THE_PRESETS_OPTIMISER:
+                self._filled.pop(name, None)
+        if request.losses != "paper":
+            self._filled.pop("losses", None)
+
+    def __call__(self, name: str, default: Any) -> Any:
+        asked = getattr(self._request, name, None)
+        if asked is not None and not (name == "losses" and "losses" in self._filled):
+            return asked
+        return self._filled.get(name, default)
+
+
+def _loss_keys(asked: str | Sequence[str]) -> tuple[str, ...]:
+    """Keys of the losses asked for: `paper` is the seven of Table 1, `all` the eleven."""
+    names = asked.split(",") if isinstance(asked, str) else asked
+    keys: list[str] = []
+    for name in (name.strip() for name in names):
+        if name == "paper":
+            keys += losses.PAPER
+        elif name == "all":
+            keys += losses.registry()
+        elif name:
+            keys.append(losses.find(name).key)
+    if not keys:
+        raise UsageError(f"no loss: give paper, all, or some of {', '.join(losses.registry())}")
+    return tuple(_distinct(keys))
+
+
+def _loss_settings(keys: Iterable[str], dataset: Dataset, recipe: Recipe, request: Request) -> tuple[LossSetting, ...]:
+    if surplus := set(request.hyperparameters) - set(keys):
+        raise UsageError(f"hyperparameters of losses that are not trained: {', '.join(sorted(surplus))}")
+    for key, given in request.hyperparameters.items():
+        _refuse_unknown_hyperparameters(key, given)
+    frequencies = torch.bincount(dataset.train.labels, minlength=dataset.facts.classes)
+    return tuple(
+        losses.configured(
+            key,
+            classes=dataset.facts.classes,
+            class_frequencies=frequencies,
+            label_smoothing=recipe.label_smoothing,
+            generator=None,
+            **request.hyperparameters.get(key, {}),
+        ).setting
+        for key in keys
+    )
+
+
+def _refuse_unknown_hyperparameters(key: str, given: Iterable[str]) -> None:
+    """Before they are keywords: some names are those of other arguments."""
+    known = losses.registry()[key].hyperparameters
+    if unknown := sorted(set(given) - set(known)):
+        raise UsageError(f"{key} has no hyperparameter {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+
+
+def _refuse_unknown_choices(request: Request, chosen: _Chosen) -> None:
+    for option, value, choices in (
+        ("--optimiser", chosen("optimiser", None), get_args(Optimiser)),
+        ("--schedule", chosen("schedule", None), get_args(Schedule)),
+        ("--dtype", request.dtype, get_args(Dtype)),
+        ("--compile", request.compile, get_args(CompileMode)),
+    ):
+        if value is not None and value not in choices:
+            raise UsageError(f"{option} {value!r}: must be one of {', '.join(choices)}")
+    if chosen("schedule", None) == "exponential" and chosen("decay_steps", None) is None:
+        raise UsageError(
+            "--schedule exponential: its steps and factor are those of the preset paper-imagenet; "
+            "without it give constant or cosine"
+        )
+
+
+def _refuse_small_batch(batch_size: int) -> None:
+    if batch_size < 2:
+        raise UsageError(
+            f"--batch-size {batch_size}: batch norm and the batch losses compare the examples of a minibatch, "
+            "so it needs 2 or more"
+        )
+
+
+def _refuse_on_cpu(request: Request, device: str) -> None:
+    """What torch would quietly ignore there, and the run would then claim to have done."""
+    if device == "cpu" and request.compile == "reduce-overhead":
+        raise UsageError("--compile reduce-overhead needs a CUDA device; leave it out on the CPU")
+
+
+def _refuse_unfit_data(dataset: Dataset, request: Request, batch_size: int) -> None:
+    facts = dataset.facts
+    if facts.classes < 2:
+        raise UsageError(f"{facts.name} has one class: with nothing to tell it from, there is nothing to train")
+    if batch_size > facts.train:
+        raise UsageError(f"--batch-size {batch_size}: {facts.name} has {facts.train:,} examples to train on")
+    if request.workers is not None and request.workers > 1 and not isinstance(request.dataset, str):
+        raise UsageError("a data set in hand cannot be sent to workers: leave workers out, or give a name")
+
+
+def _stackable(network: str, dtype: str, dataset: Dataset) -> bool:
+    """Only MLPs step together, without a scale of gradients that one member could change, on data held in memory."""
+    return network == "mlp" and dtype != "float16" and isinstance(dataset.train, MemorySplit)
+
+
+def _refuse_unfit_network(recipe: Recipe, dataset: Dataset) -> None:
+    """Better now than in every worker."""
+    facts = dataset.facts
+    networks.build(
+        recipe.network,
+        facts.input_shape,
+        facts.classes,
+        seed=0,
+        prior_bias=recipe.prior_bias,
+        auxiliary=recipe.auxiliary_weight > 0,
+    )
+
+
+def spread(
+    trainings: int,
+    *,
+    device: str,
+    stackable: bool,
+    cores: int,
+    workers: int | None,
+    stack: int | None,
+    threads: int | None,
+) -> tuple[int, int, int]:
+    """How a grid is spread over a device: workers, trainings in a stack, threads of a worker.
+
+    On a CPU a worker a core, each with one thread: small networks lose a fifth of two cores to the waiting of one
+    thread for the other. On a GPU one process with one stack, since launching kernels is what takes the time there.
+    Raises UsageError for what is not positive, or a stack of networks that cannot be stacked.
+    """
+    if stack is not None and stack > 1 and not stackable:
+        raise UsageError(
+            f"--stack {stack}: only MLPs in float32 or bfloat16, on data held in memory, step together; leave it out"
+        )
+    on_cpu = device == "cpu"
+    if stack is None:
+        stack = 1 if on_cpu or not stackable else min(trainings, LARGEST_STACK)
+    units = math.ceil(trainings / _positive("--stack", stack))
+    if workers is None:
+        workers = min(cores, units) if on_cpu else 1
+    workers = min(_positive("--workers", workers), units)
+    if threads is None:
+        threads = max(1, cores // workers)
+    if threads > MOST_THREADS:
+        raise UsageError(f"--threads {threads}: it must be {MOST_THREADS} or less")
+    return workers, stack, _positive("--threads", threads)
+
+
+def _cores() -> int:
+    return max(1, math.floor(fingerprint.describe("cpu").cores_usable))
+
+
+def _recipe(**fields: Any) -> Recipe:
+    try:
+        return Recipe(**{name: value for name, value in fields.items() if value is not None})
+    except ValidationError as error:
+        raise UsageError(f"not a way to train: {first_problem(error)}") from None
+
+
+def _default_network(dataset: str | Dataset) -> str:
+    if isinstance(dataset, str):
+        return data.default_network(dataset)
+    return "cnn" if len(dataset.facts.input_shape) == 3 and min(dataset.facts.input_shape[1:]) >= 8 else "mlp"
+
+
+def _default_steps(dataset: str | Dataset) -> int:
+    return data.default_steps(dataset) if isinstance(dataset, str) else data.PAPER_STEPS
+
+
+def _load(dataset: str | Dataset, source: Source | None, say: Callable[[str], None]) -> Dataset:
+    if not isinstance(dataset, str):
+        return dataset
+    assert source is not None
+    return data.load(
+        source.name,
+        data_dir=source.data_dir,
+        split_seed=source.split_seed,
+        input_size=source.input_size,
+        say=say,
+    )
+
+
+def plan_of(manifest: Manifest, run: Path) -> Plan:
+    """The plan behind a run on disk, its data loaded again.
+
+    Raises UsageError if the data are not what they were, or were in the hands of the program that began the run.
+    """
+    source = manifest.source
+    if source is None:
+        raise UsageError(f"{run} was trained on a data set in hand: only the program that has it can go on")
+    dataset = _load(source.name, source, lambda line: None)
+    if dataset.facts != manifest.dataset:
+        raise UsageError(
+            f"{run} cannot be continued: {source.name} is not what it was: "
+            f"{_difference(manifest.dataset, dataset.facts)}"
+        )
+    return Plan(dataset, source, manifest.recipe, manifest.losses, manifest.learning_rates, manifest.seeds)
+
+
+def _difference(then: Any, now: Any) -> str:
+    differing = [name for name in type(then).model_fields if getattr(then, name) != getattr(now, name)]
+    return ", ".join(f"{name}: {getattr(then, name)} then, {getattr(now, name)} now" for name in differing)[:240]
+
+
+def _rates(asked: Sequence[float]) -> tuple[float, ...]:
+    """Learning rates, each once. Raises UsageError for none, for what is none, or two that print alike."""
+    rates = _distinct(_rate(rate) for rate in asked)
+    if not rates:
+        raise UsageError("--lr: no learning rate is given; name one or more, such as 0.1,0.01")
+    names = [f"{rate:g}" for rate in rates]  # as in the names of files
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise UsageError(f"--lr: two learning rates are {twice} to six digits; leave one of them out")
+    return rates
+
+
+def _rate(value: float) -> float:
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"--lr {value:g}: a learning rate is a number above 0")
+    return float(value)
+
+
+def _seeds(first: int, count: int) -> tuple[int, ...]:
+    if not 1 <= count <= MOST_SEEDS:
+        raise UsageError(f"--seeds {count}: it must be 1 or more, and {MOST_SEEDS:,} or less")
+    if not 0 <= first <= 2**63 - 1 - count:
+        raise UsageError(f"--seed {first}: it must be 0 or more, and below 2**63")
+    return tuple(range(first, first + count))
+
+
+def _positive(option: str, value: int) -> int:
+    if value < 1:
+        raise UsageError(f"{option} {value}: it must be 1 or more")
+    return value
+
+
+def _distinct(values: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))

@@ -1,0 +1,109 @@
+"""An accuracy run on disk: manifest, trainings, evaluations, influences (bench.accuracy.records has the folder)."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.accuracy.records import Evaluation, Manifest, Training
+from bench.accuracy.settings import Member
+from bench.errors import UsageError
+from bench.folder import FolderWriter, Notice, read_lines, read_manifest, write_atomically
+
+SCHEMA_VERSION = 1
+TRAININGS = "trainings.jsonl"
+EVALUATIONS = "evaluations.jsonl"
+
+
+class Influence(NamedTuple):
+    """Each test example's influence on 1-AUPRC of one model; both of shape (test examples,)."""
+
+    single: npt.NDArray[np.float64]
+    all: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class AccuracyRun:
+    """A run in memory: what was asked for, and what has ended so far."""
+
+    manifest: Manifest
+    trainings: tuple[Training, ...] = ()
+    evaluations: tuple[Evaluation, ...] = ()
+    influences: Mapping[str, Influence] = field(default_factory=dict)
+    """by the name of a member"""
+    path: Path | None = None
+    notices: tuple[Notice, ...] = ()
+    """what was noticed while reading, beside the manifest's own"""
+
+
+class AccuracyWriter(FolderWriter[Manifest]):
+    """The one writer of an accuracy run."""
+
+    FILES: ClassVar[tuple[str, ...]] = (TRAININGS, EVALUATIONS)
+
+    @classmethod
+    def reopen(cls, path: Path) -> tuple["AccuracyWriter", AccuracyRun]:
+        """Read a run in order to go on writing it, under the lock. Nothing is altered yet.
+
+        Raises UsageError as `load` does, and if another process is writing the run.
+        """
+        writer = cls(path, load(path).manifest)
+        try:
+            run = load(path)
+        except UsageError:
+            writer.close()
+            raise
+        writer.manifest = run.manifest
+        return writer, run
+
+
+def load(path: Path) -> AccuracyRun:
+    """Read a run from its folder.
+
+    Raises UsageError, naming file and line, for anything unreadable but a torn last line, which is dropped with a
+    notice.
+    """
+    manifest = read_manifest(path, Manifest, newest=SCHEMA_VERSION)
+    trainings, torn_trainings = read_lines(path / TRAININGS, Training, "training")
+    evaluations, torn_evaluations = read_lines(path / EVALUATIONS, Evaluation, "evaluation")
+    influences = {each.member.name: read_influence(path, each.member) for each in evaluations}
+    return AccuracyRun(
+        manifest, tuple(trainings), tuple(evaluations), influences, path, (*torn_trainings, *torn_evaluations)
+    )
+
+
+def write_influence(folder: Path, member: Member, influence: Influence) -> None:
+    """Write the influences of one model, whole or not at all. Raises OSError."""
+    (folder / "influences").mkdir(exist_ok=True)
+    content = io.BytesIO()
+    np.savez(content, single=influence.single, all=influence.all)
+    write_atomically(_influence_file(folder, member), content.getvalue())
+
+
+def read_influence(folder: Path, member: Member) -> Influence:
+    """Read them again. Raises UsageError naming the file if that is impossible; nothing in it is executed."""
+    file = _influence_file(folder, member)
+    try:
+        content = io.BytesIO(file.read_bytes())
+        if not zipfile.is_zipfile(content):
+            raise ValueError("no archive, or cut short")
+        content.seek(0)
+        with np.load(content, allow_pickle=False) as arrays:
+            return Influence(_vector(arrays["single"]), _vector(arrays["all"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{file}: not the influences of a model ({error}); restore it, or start a new run") from None
+
+
+def _vector(array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    if array.dtype != np.float64 or array.ndim != 1 or not np.isfinite(array).all():
+        raise ValueError(f"an array of {array.dtype} and shape {array.shape}, or not finite")
+    return array
+
+
+def _influence_file(folder: Path, member: Member) -> Path:
+    return folder / "influences" / f"{member.name}.npz"

@@ -1,0 +1,78 @@
+"""What identifies a training, and how much of it is asked for."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+CompileMode = Literal["none", "default", "reduce-overhead"]
+Optimiser = Literal["sgd", "adam", "adamw", "rmsprop"]
+Schedule = Literal["constant", "cosine", "exponential"]
+
+#: The paper's learning rates (Sect. 6.1).
+PAPER_RATES = (1.0, 0.1, 0.01, 0.001)
+
+#: The losses of the paper's Table 1, in its order, by their keys in bench.accuracy.losses.registry().
+PAPER_LOSSES = ("ce", "max-margin", "self-norm", "nce", "binary-ce", "batch-ce", "batch-max-margin")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Member(_Frozen):
+    """One training of a grid: what tells it from the others of its run."""
+
+    loss: str = Field(description="key of the loss in bench.accuracy.losses.registry()")
+    learning_rate: PositiveFloat
+    seed: NonNegativeInt = Field(description="of weights, data order and noise samples")
+
+    @property
+    def name(self) -> str:
+        """Name of its files: batch-ce-lr0.1-seed0."""
+        return f"{self.loss}-lr{self.learning_rate:g}-seed{self.seed}"
+
+
+class Source(_Frozen):
+    """Where the data of a run are found again: by every worker, and when it is resumed."""
+
+    name: str = Field(description="name of the data set in bench.accuracy.data")
+    data_dir: Path | None = Field(None, description="none for the user's cache folder")
+    split_seed: NonNegativeInt = 0
+    input_size: PositiveInt | None = Field(None, description="pixels; none for the data set's own")
+
+
+class LossSetting(_Frozen):
+    """A loss as it is used in a run."""
+
+    key: str = Field(description="key in bench.accuracy.losses.registry()")
+    name: str = Field(description="the paper's name")
+    aligned: bool = Field(description="whether it follows the Principle of Logit Separation, by the paper's proof")
+    hyperparameters: dict[str, float | str] = Field({}, description="every value that was used, defaults included")
+
+
+class Recipe(_Frozen):
+    """How every training of a run is done. The defaults are the paper's where it says, else facts of its time."""
+
+    network: str = Field(description="mlp, cnn, or a name that archs.registry knows")
+    steps: PositiveInt
+    batch_size: PositiveInt = 128
+    optimiser: Optimiser = "sgd"
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD and RMSProp; elsewhere unused")
+    weight_decay: float = Field(0.0, ge=0)
+    square_decay: float = Field(0.99, gt=0, lt=1, description="RMSProp: of the running mean of squares")
+    epsilon: float | None = Field(None, gt=0, description="the optimiser's; none for torch's own default")
+    schedule: Schedule = "constant"
+    decay_steps: PositiveInt | None = Field(None, description="exponential schedule: steps between two decays")
+    decay_rate: float | None = Field(None, gt=0, le=1, description="exponential schedule: factor of one decay")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    auxiliary_weight: float = Field(0.0, ge=0, description="weight of the loss on Inception-v3's auxiliary head")
+    prior_bias: bool = Field(False, description="the top layer's bias starts at -log(classes - 1)")
+    dtype: Dtype = "float32"
+    compile: CompileMode = "none"
+    device: str = Field("cpu", description="cpu or cuda:N")
+    threads: PositiveInt = Field(1, description="intra-op threads of torch in each worker")
+    workers: PositiveInt = Field(1, description="trainings (or stacks of them) that run at the same time")
+    stack: PositiveInt = Field(1, description="trainings in one stack of weights; 1 trains them one by one")
+    curve_points: PositiveInt = Field(20, description="validations on the way, evenly spaced; the last at the end")

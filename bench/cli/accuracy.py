@@ -1,0 +1,227 @@
+"""`python -m bench accuracy`: the grid of trainings behind Tables 1 and 2 and Fig. 2."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.cli.exits import exits
+from bench.cli.given import given, refuse_beside_resume
+
+WHAT = "What is trained"
+HOW = "How it is trained"
+WHERE = "Where it runs"
+OUT = "Output"
+
+Dataset = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=WHAT,
+        help="digits (bundled), mnist, fashion-mnist, svhn, cifar10, cifar100, omniglot, imagenet, "
+        "folder:PATH (train/ and val/ or test/ by class).",
+    ),
+]
+Losses = Annotated[
+    str,
+    typer.Option(metavar="LIST", rich_help_panel=WHAT, help="paper (the seven of Table 1), all (eleven), or names."),
+]
+Lr = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        rich_help_panel=WHAT,
+        help="Learning rates; validation accuracy chooses among them.",
+        show_default="1,0.1,0.01,0.001",
+    ),
+]
+Seeds = Annotated[int, typer.Option(metavar="N", rich_help_panel=WHAT, help="Trainings of each loss and rate.")]
+Network = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=WHAT,
+        help="mlp, cnn (the paper's), or any network that --arch takes.",
+        show_default="the paper's for the data set",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=WHAT,
+        help="paper-imagenet: Inception-v3 as TensorFlow trains it, which the paper used for ImageNet.",
+        show_default="none",
+    ),
+]
+
+Steps = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=HOW,
+        help="Of one training.",
+        show_default="digits 2,000; imagenet 6,000,000; others 100,000",
+    ),
+]
+BatchSize = Annotated[
+    int | None, typer.Option(metavar="N", rich_help_panel=HOW, help="Examples a step.", show_default="128")
+]
+OptimiserName = Annotated[
+    str | None,
+    typer.Option(
+        "--optimiser", metavar="NAME", rich_help_panel=HOW, help="sgd, adam, adamw, rmsprop.", show_default="sgd"
+    ),
+]
+Momentum = Annotated[
+    float | None, typer.Option(rich_help_panel=HOW, metavar="X", help="Of sgd and rmsprop.", show_default="0.9")
+]
+WeightDecay = Annotated[float | None, typer.Option(rich_help_panel=HOW, metavar="X", help="", show_default="0")]
+ScheduleName = Annotated[
+    str | None,
+    typer.Option("--schedule", metavar="NAME", rich_help_panel=HOW, help="constant, cosine.", show_default="constant"),
+]
+Hyperparameter = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LOSS.NAME=VALUE",
+        rich_help_panel=HOW,
+        help="A loss's hyperparameter, such as self-norm.alpha=0.2; repeatable.",
+        show_default="docs/losses.md",
+    ),
+]
+PriorBias = Annotated[
+    bool,
+    typer.Option("--prior-bias", rich_help_panel=HOW, help="Start the top layer's bias at -log(classes - 1)."),
+]
+Dtype = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=HOW, help="float32, bfloat16, float16.")]
+Compile = Annotated[
+    str, typer.Option(metavar="MODE", rich_help_panel=HOW, help="torch.compile: none, default, reduce-overhead.")
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", rich_help_panel=HOW, help="--steps 300 --lr 0.1,0.01, each overridable.")
+]
+
+Device = Annotated[str, typer.Option(rich_help_panel=WHERE, metavar="NAME", help="auto, cpu, cuda, cuda:N.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=WHERE,
+        help="Processes that train side by side.",
+        show_default="one a core; on a GPU 1",
+    ),
+]
+Stack = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=WHERE,
+        help="MLPs trained as one stack of weights.",
+        show_default="1; on a GPU up to 128",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=WHERE, help="CPU threads of a worker.", show_default="cores / workers"),
+]
+Seed = Annotated[int, typer.Option(metavar="N", rich_help_panel=WHERE, help="The first of the seeds.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        rich_help_panel=WHERE,
+        help="Where data sets lie, or are downloaded to.",
+        show_default="~/.cache/slc-bench/data",
+    ),
+]
+
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", rich_help_panel=OUT, help="Show the trainings and how they would run; train none.")
+]
+Output = Annotated[Path, typer.Option(metavar="DIR", rich_help_panel=OUT, help="Parent of the run's folder.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", rich_help_panel=OUT, help="Continue a run that was cut off, with its own settings."),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=OUT, help="One JSON object {schema, run, rows} on standard output."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel=OUT, help="No progress.")]
+
+
+@exits
+def train(
+    ctx: typer.Context,
+    dataset: Dataset = "digits",
+    losses: Losses = "paper",
+    lr: Lr = None,
+    seeds: Seeds = 1,
+    network: Network = None,
+    preset: Preset = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    optimiser: OptimiserName = None,
+    momentum: Momentum = None,
+    weight_decay: WeightDecay = None,
+    schedule: ScheduleName = None,
+    hyperparameter: Hyperparameter = None,
+    prior_bias: PriorBias = False,
+    dtype: Dtype = "float32",
+    compile: Compile = "none",
+    quick: Quick = False,
+    device: Device = "auto",
+    workers: Workers = None,
+    stack: Stack = None,
+    threads: Threads = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    dry_run: DryRun = False,
+    output: Output = Path("results"),
+    resume: Resume = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Can one logit tell? Train with the paper's losses, test one logit and all of them.
+
+    Every loss with every learning rate and seed is one training; validation accuracy chooses the rate, the test data
+    judge once. Leaves Tables 1 and 2, Fig. 2 and the learning curves of Keren, Sabato and Schuller (2019), measured
+    here, beside the paper's own.
+    """
+    if resume is not None:
+        refuse_beside_resume(given(ctx))
+        from bench.cli import training
+
+        return training.resume(resume, json=json, quiet=quiet)
+    from bench.cli import training
+
+    asked: dict[str, Any] = {
+        "dataset": dataset,
+        "losses": losses,
+        "lr": lr,
+        "seeds": seeds,
+        "network": network,
+        "preset": preset,
+        "steps": steps,
+        "batch_size": batch_size,
+        "optimiser": optimiser,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "hyperparameters": hyperparameter,
+        "prior_bias": prior_bias,
+        "dtype": dtype,
+        "compile": compile,
+        "quick": quick,
+        "device": device,
+        "workers": workers,
+        "stack": stack,
+        "threads": threads,
+        "seed": seed,
+        "data_dir": data_dir,
+    }
+    request = training.request(**asked)
+    if dry_run:
+        return training.outlook(request, json=json)
+    return training.new(request, output, json=json, quiet=quiet)

@@ -1,0 +1,94 @@
+"""`python -m bench paper`: the whole paper in one command."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli.exits import exits
+from bench.cli.given import given, refuse_beside_resume
+
+EFFORT = "How much is measured"
+WHERE = "Where it runs"
+OUT = "Output"
+
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        rich_help_panel=EFFORT,
+        help="Time for all parts together: 90m, 2h, 1h30m, 3600s, 2d; none for the paper's full size.",
+        show_default="2h",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run",
+        rich_help_panel=EFFORT,
+        help="Show the parts, their sizes, what they would take and what would be left out; keep nothing.",
+    ),
+]
+Device = Annotated[str, typer.Option(rich_help_panel=WHERE, metavar="NAME", help="auto, cpu, cuda, cuda:N.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=WHERE, help="CPU threads in all.", show_default="every core"),
+]
+Seed = Annotated[
+    int, typer.Option(metavar="N", min=0, rich_help_panel=WHERE, help="Of weights, inputs, order and data.")
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        rich_help_panel=WHERE,
+        help="Where data sets lie, or are downloaded to.",
+        show_default="~/.cache/slc-bench/data",
+    ),
+]
+Output = Annotated[Path, typer.Option(metavar="DIR", rich_help_panel=OUT, help="Parent of the run's folder.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN", rich_help_panel=OUT, help="Continue a run that was cut off; --budget may give it more time."
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option("--json", rich_help_panel=OUT, help="One JSON object {schema, run, rows} on standard output."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel=OUT, help="No progress, and no tables of the parts.")]
+
+
+@exits
+def reproduce(
+    ctx: typer.Context,
+    budget: Budget = None,
+    dry_run: DryRun = False,
+    device: Device = "auto",
+    threads: Threads = None,
+    seed: Seed = 0,
+    data_dir: DataDir = None,
+    output: Output = Path("results"),
+    resume: Resume = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Does the paper hold here? Tables 1 to 3, Figs. 1 and 2, as far as data and time allow.
+
+    Leaves the tables and figures of Keren, Sabato and Schuller (2019), each of their claims beside what was measured,
+    and the name of everything that was left out.
+    """
+    if resume is not None:
+        refuse_beside_resume(given(ctx) - {"budget"})
+        from bench.cli import reproducing
+
+        return reproducing.resume(resume, budget, json=json, quiet=quiet)
+    from bench.cli import reproducing
+
+    request = reproducing.request(
+        "2h" if budget is None else budget, device=device, threads=threads, seed=seed, data_dir=data_dir
+    )
+    if dry_run:
+        return reproducing.outlook(request, json=json, quiet=quiet)
+    return reproducing.new(request, output, json=json, quiet=quiet)

@@ -1,0 +1,201 @@
+"""What `python -m bench paper` does once its options are read: spread the time, do the parts, hold the claims to them.
+
+Everything here takes the list of parts, so that a test can have its own.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from bench.accuracy.notices import LOST, all_notices
+from bench.accuracy.run import AccuracyRun
+from bench.cli import json_output
+from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED
+from bench.errors import UsageError
+from bench.folder import first_problem
+from bench.paper import edition
+from bench.paper.budget import parse_budget
+from bench.paper.claims import Claim
+from bench.paper.edition import Edition, Expect
+from bench.paper.evidence import claims_of
+from bench.paper.expectation import demand_of
+from bench.paper.parts import PAPER, AccuracyPart, Options, SpeedPart
+from bench.paper.record import PaperManifest, PartRecord
+from bench.run import Run
+from reports import paper, results, terminal
+from reports.accuracy import results as accuracy_results
+from reports.accuracy import terminal as accuracy_terminal
+from reports.pipes import WhileRead, while_read
+
+CLAIMS_SCHEMA = "slc-bench/claims/1"
+OUTLOOK_SCHEMA = "slc-bench/paper-outlook/1"
+
+
+def request(
+    budget: str,
+    *,
+    device: str,
+    threads: int | None,
+    seed: int,
+    data_dir: Path | None,
+    parts: Sequence[SpeedPart | AccuracyPart] = PAPER,
+) -> PaperManifest:
+    """Options of the command line as the manifest of a run to be.
+
+    Raises UsageError for a budget that is no time, and for a device that is not here.
+    """
+    folder = None if data_dir is None else str(data_dir.expanduser().absolute())
+    try:
+        options = Options(device=device, threads=threads, seed=seed, data_dir=folder)
+    except ValidationError as error:
+        raise UsageError(f"--{first_problem(error)}") from None
+    command = ["python", "-m", "bench", *sys.argv[1:]]
+    return edition.manifest_of(parts, options, parse_budget(budget), command)
+
+
+def new(manifest: PaperManifest, output: Path, *, json: bool, quiet: bool, expect: Expect = demand_of) -> int:
+    """Start a run and do it."""
+    watch = _Watch(json=json, quiet=quiet)
+    return _do(edition.start(manifest, output, watch, expect), watch, json=json, quiet=quiet)
+
+
+def resume(path: Path, budget: str | None, *, json: bool, quiet: bool, expect: Expect = demand_of) -> int:
+    """Continue a run that was cut off, or that left something out; `budget` None leaves it as it was."""
+    watch = _Watch(json=json, quiet=quiet)
+    return _do(edition.reopen(path, budget, watch, expect), watch, json=json, quiet=quiet)
+
+
+def outlook(manifest: PaperManifest, *, json: bool, quiet: bool = False, expect: Expect = demand_of) -> int:
+    """Show what a run would do; nothing is kept, but data sets that were missing are."""
+    look = Edition(manifest, None, _Watch(json=True, quiet=quiet), expect)
+    look.look_ahead()
+    if json:
+        json_output.print_object(outlook_object(look.manifest))
+    else:
+        paper.print_parts(look.manifest, sys.stdout)
+    return DONE
+
+
+def _do(begun: Edition, watch: "_Watch", *, json: bool, quiet: bool) -> int:
+    watch.say(lambda: paper.print_beginning(begun.manifest, begun.path, watch.stream))
+    status = edition.execute(begun)
+    runs = edition.runs_of(begun.manifest, begun.path)
+    claims = claims_of(begun.manifest.parts, runs)
+    paths = _written(lambda: write_together(begun.path, begun.manifest, claims, runs), begun.path)
+    watch.tell(lambda: paper.print_notices(begun.manifest, watch.stream))
+    if not (json and quiet):  # they are in the object already
+        watch.tell(lambda: paper.print_claims(claims, begun.manifest, paths, watch.stream))
+    if json:
+        with while_read(sys.stdout):
+            json_output.print_object(claims_object(begun.manifest, begun.path, claims))
+    return {"complete": DONE, "interrupted": INTERRUPTED}.get(status, INCOMPLETE)
+
+
+def write_together(
+    folder: Path, manifest: PaperManifest, claims: Sequence[Claim], runs: Mapping[str, Run | AccuracyRun]
+) -> list[Path]:
+    """Write the tables and figures of all parts together, and the claims; what has no numbers yet is not written.
+
+    Raises OSError; a file is then as it was, or complete.
+    """
+    speed = [results.Result.of(run) for run in runs.values() if isinstance(run, Run)]
+    accuracy = [accuracy_results.Result.of(run) for run in runs.values() if isinstance(run, AccuracyRun)]
+    paths: list[Path] = []
+    if any(result.rows for result in speed):
+        paths += results.write_together(folder, speed)
+    if accuracy:
+        paths += accuracy_results.write_together(folder, accuracy)
+    return paths + paper.write(folder, claims, manifest)
+
+
+def _written(write: Callable[[], list[Path]], folder: Path) -> list[Path]:
+    try:
+        return write()
+    except OSError as error:
+        with while_read(sys.stderr):
+            print(
+                f"warning: tables and figures are not written: {error}; make room, then: "
+                f"python -m bench paper --resume {folder}",
+                file=sys.stderr,
+            )
+        return []
+
+
+class _Watch:
+    """Shows each part as it comes and goes; its tables are written into its own folder, as its own command does."""
+
+    def __init__(self, *, json: bool, quiet: bool) -> None:
+        self.stream = sys.stderr if json else sys.stdout
+        self._quiet = quiet
+        self._show = WhileRead(self.stream)
+        self._progress = paper.Progress(self.stream)
+
+    def tell(self, show: Callable[[], None]) -> None:
+        """Show something, whether quiet or not."""
+        self._show(show)
+
+    def say(self, show: Callable[[], None]) -> None:
+        """Show something unless quiet."""
+        if not self._quiet:
+            self._show(show)
+
+    def expects(self, record: PartRecord) -> None:
+        self.say(lambda: self._progress.expects(record))
+
+    def begins(self, record: PartRecord) -> None:
+        self.say(lambda: self._progress.begins(record))
+
+    def advances(self, record: PartRecord, share: float) -> None:
+        self.say(lambda: self._progress.advances(record, share))
+
+    def ends(self, record: PartRecord, run: Run | AccuracyRun | None) -> None:
+        self.say(lambda: self._progress.ends(record))
+        if run is None or run.path is None:
+            return
+        path = run.path
+        if isinstance(run, Run):
+            self._show_speed(results.Result.of(run), path)
+        else:
+            self._show_accuracy(accuracy_results.Result.of(run), path)
+
+    def _show_speed(self, result: results.Result, path: Path) -> None:
+        paths = _written(lambda: results.write_together(path, [result]), path) if result.rows else []
+        view = terminal.QuietView(self.stream)
+        self.say(lambda: view.finish(result.run, result.rows, result.notices, result.break_evens, paths))
+
+    def _show_accuracy(self, result: accuracy_results.Result, path: Path) -> None:
+        paths = _written(lambda: accuracy_results.write_together(path, [result]), path)
+        view = accuracy_terminal.QuietView(self.stream)
+        # The view has a line for each training that was lost.
+        others = [notice for notice in all_notices(result.run) if notice.kind not in LOST]
+        self.say(lambda: view.finish(result.run, result.rows, others, paths))
+
+
+def claims_object(manifest: PaperManifest, path: Path, claims: Sequence[Claim]) -> dict[str, object]:
+    """{schema, run, rows}: how the run ended and what became of its parts; a row a claim, with its cases."""
+    return {
+        "schema": CLAIMS_SCHEMA,
+        "run": {
+            "path": str(path),
+            "name": manifest.name,
+            "created": manifest.created,
+            "status": manifest.status,
+            "budget_s": manifest.budget_s,
+            "parts": [record.model_dump(mode="json") for record in manifest.parts],
+        },
+        "rows": [dataclasses.asdict(claim) for claim in claims],
+    }
+
+
+def outlook_object(manifest: PaperManifest) -> dict[str, object]:
+    """{schema, run, rows} of a run that was not made: a row a part."""
+    return {
+        "schema": OUTLOOK_SCHEMA,
+        "run": {"path": None, "budget_s": manifest.budget_s, "seconds": paper.expected_s(manifest)},
+        "rows": [
+            {**record.model_dump(mode="json"), "expected_s": paper.expected_part_s(record)} for record in manifest.parts
+        ],
+    }

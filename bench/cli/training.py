@@ -1,0 +1,137 @@
+"""What `python -m bench accuracy` does once its options are read: plan, train while showing it, report."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.accuracy import grid
+from bench.accuracy import outlook as expectation
+from bench.accuracy.grid import Grid
+from bench.accuracy.notices import LOST, all_notices
+from bench.accuracy.plan import Plan, Request, plan
+from bench.accuracy.run import AccuracyRun
+from bench.cli import json_output
+from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED
+from bench.errors import UsageError
+from reports.accuracy import results, terminal
+from reports.accuracy.outlook import print_outlook
+from reports.pipes import WhileRead, while_read
+
+
+def request(*, lr: str | None, hyperparameters: Sequence[str] | None, **options: Any) -> Request:
+    """Options of the command line as a request. Raises UsageError for a list that is none of numbers."""
+    return Request(
+        learning_rates=None if lr is None else [_number("--lr", part) for part in lr.split(",") if part.strip()],
+        hyperparameters=hyperparameters_of(hyperparameters or ()),
+        **options,
+    )
+
+
+def hyperparameters_of(texts: Sequence[str]) -> dict[str, dict[str, float | str]]:
+    """`self-norm.alpha=0.2` and its like, by loss and name. Raises UsageError for anything else."""
+    from bench.accuracy import losses
+
+    found: dict[str, dict[str, float | str]] = {}
+    for text in texts:
+        target, equals, value = text.partition("=")
+        loss, dot, name = target.rpartition(".")
+        if not (equals and dot and loss and name and value):
+            raise UsageError(f"--hyperparameter {text!r}: give LOSS.NAME=VALUE, such as self-norm.alpha=0.2")
+        found.setdefault(losses.find(loss).key, {})[name] = _number_or_word(value)
+    return found
+
+
+def new(request: Request, output: Path, *, json: bool, quiet: bool) -> int:
+    """Start a run and train it."""
+    planned = plan(request, _say(quiet))
+    command = ["python", "-m", "bench", *sys.argv[1:]]
+    return _train(planned, lambda watch: grid.start(planned, output, command, watch), json=json, quiet=quiet)
+
+
+def resume(path: Path, *, json: bool, quiet: bool) -> int:
+    """Continue a run that was cut off."""
+    planned, started = grid.reopen(path)
+    return _train(planned, started.watched, json=json, quiet=quiet)
+
+
+def outlook(request: Request, *, json: bool) -> int:
+    """Show what a run would do; nothing is trained."""
+    expected = expectation.outlook_of(plan(request, _say(quiet=json)))
+    if json:
+        json_output.print_object(json_output.accuracy_outlook_object(expected))
+    else:
+        print_outlook(expected)
+    return DONE
+
+
+def _train(planned: Plan, begin: Callable[[grid.Watch], Grid], *, json: bool, quiet: bool) -> int:
+    stream = sys.stderr if json else sys.stdout
+    view = terminal.choose_view(stream, quiet=quiet)
+    show = WhileRead(stream)
+
+    def watch(run: AccuracyRun, progress: grid.Progress) -> None:
+        show(lambda: view.update(terminal.progress_of(run, progress)))
+        for notice in run.manifest.notices:
+            show(functools.partial(view.notice, notice))
+
+    started = begin(watch)
+    show(lambda: view.start(started.run))
+    try:
+        run = grid.execute(planned, started)
+    finally:
+        show(view.stop)
+    result = results.Result.of(run)
+    paths = _write(result)
+    noticed = all_notices(run)
+    if json and quiet:  # the table is in the object already
+        for notice in noticed:
+            show(functools.partial(view.notice, notice))
+    else:
+        # The view has a line for each training that was lost.
+        others = [notice for notice in noticed if notice.kind not in LOST]
+        show(lambda: view.finish(run, result.rows, others, paths))
+    if json:
+        with while_read(sys.stdout):
+            json_output.print_object(json_output.accuracy_object(run, result.rows))
+    return {"complete": DONE, "interrupted": INTERRUPTED}.get(run.manifest.status, INCOMPLETE)
+
+
+def _write(result: results.Result) -> list[Path]:
+    folder = result.run.path
+    assert folder is not None, "the command line always writes its runs"
+    try:
+        return results.write_together(folder, [result])
+    except OSError as error:
+        with while_read(sys.stderr):
+            print(
+                f"warning: tables and figures are not written: {error}; make room, then: python -m reports {folder}",
+                file=sys.stderr,
+            )
+        return []
+
+
+def _say(quiet: bool) -> Callable[[str], None]:
+    """What takes long before anything is trained (a download) is told on standard error."""
+
+    def say(line: str) -> None:
+        if not quiet:
+            with while_read(sys.stderr):
+                print(line, file=sys.stderr, flush=True)
+
+    return say
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{option}: {text.strip()!r} is no number") from None
+
+
+def _number_or_word(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

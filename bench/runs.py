@@ -1,0 +1,32 @@
+"""Runs of every kind, told apart by what their run.json says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from bench.errors import UsageError
+from bench.folder import read_content
+
+if TYPE_CHECKING:
+    from bench.accuracy.run import AccuracyRun
+    from bench.run import Run
+
+Kind = Literal["speed", "accuracy"]
+
+
+def kind_of(path: Path) -> Kind:
+    """What a run measured. Raises UsageError if the folder holds no run, or one of an unknown kind."""
+    kind = read_content(path).get("kind", "speed")  # speed runs came first and do not name themselves
+    if kind not in ("speed", "accuracy"):
+        raise UsageError(f"{path / 'run.json'}: a run of kind {kind!r}, where speed and accuracy are known")
+    return "speed" if kind == "speed" else "accuracy"
+
+
+def load_any(path: Path) -> "Run | AccuracyRun":
+    """Read a run of any kind. Raises UsageError as bench.run.load_run and bench.accuracy.run.load do."""
+    if kind_of(path) == "speed":
+        from bench.run import load_run
+
+        return load_run(path)
+    from bench.accuracy.run import load
+
+    return load(path)

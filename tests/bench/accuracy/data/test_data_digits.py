@@ -1,0 +1,37 @@
+import torch
+
+from bench.accuracy import data
+
+
+def test_the_digits_need_no_files(tmp_path):
+    digits = data.load("digits", data_dir=tmp_path / "nothing")
+    facts = digits.facts
+    assert (facts.classes, facts.input_shape) == (10, (1, 8, 8))
+    assert facts.train + facts.validation + facts.test == 1797
+    assert facts.checksums == {}
+    assert abs(facts.test / 1797 - 0.2) < 0.005
+    assert abs(facts.validation / (1797 * 0.8) - 0.1) < 0.005
+    assert not (tmp_path / "nothing").exists()
+
+
+def test_the_split_seed_moves_the_validation_split_and_never_the_test_split():
+    first, again, second = (data.load("digits", split_seed=seed) for seed in (0, 0, 1))
+    everything = torch.arange(first.facts.test)
+    assert torch.equal(first.test.labels, second.test.labels)
+    assert torch.equal(first.validation.labels, again.validation.labels)
+    assert not torch.equal(first.validation.images([0, 1]), second.validation.images([0, 1]))
+    order = [split.test.images(everything).flatten(1).argsort(dim=1, stable=True) for split in (first, second)]
+    assert torch.equal(*order)  # the same images, whatever they are normalised by
+    assert first.facts.notes != second.facts.notes
+    assert first.facts == again.facts
+
+
+def test_no_test_image_is_trained_on():
+    digits = data.load("digits")
+    rows = [
+        {tuple(image) for image in split.images(torch.arange(len(split))).flatten(1).tolist()}
+        for split in (digits.train, digits.validation, digits.test)
+    ]
+    assert not rows[0] & rows[1]
+    assert not rows[0] & rows[2]
+    assert not rows[1] & rows[2]

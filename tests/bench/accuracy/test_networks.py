@@ -1,0 +1,78 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from archs.top_layer import locate
+from bench.accuracy import networks
+from bench.errors import UsageError
+
+SHAPE = (1, 8, 8)
+
+
+def values(network: nn.Module) -> torch.Tensor:
+    return torch.cat([tensor.reshape(-1).double() for tensor in network.state_dict().values()])
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_a_seed_decides_the_weights_and_leaves_the_global_generator_alone(name: str) -> None:
+    before = torch.get_rng_state()
+    first, again, other = (networks.build(name, SHAPE, 4, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(values(first), values(again))
+    assert not torch.equal(values(first), values(other))
+    assert first.training
+
+
+def test_a_registered_network_gets_a_fresh_top_layer() -> None:
+    network = networks.build("torchvision/resnet18", (3, 32, 32), 7, seed=0)
+    again = networks.build("torchvision/resnet18", (3, 32, 32), 7, seed=0)
+    assert torch.equal(values(network), values(again))
+    assert network.training
+    assert network(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+    assert locate(network, (3, 32, 32)).path == "fc"
+
+
+@pytest.mark.parametrize("name", ["mlp", "torchvision/resnet18"])
+def test_the_prior_is_where_the_bias_starts(name: str) -> None:
+    network = networks.build(name, (3, 32, 32), 11, seed=0, prior_bias=True)
+    top = network.get_submodule(locate(network, (3, 32, 32)).path)
+    assert isinstance(top, nn.Linear)
+    torch.testing.assert_close(top.bias.detach(), torch.full((11,), -math.log(10)))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("no-such-network", (3, 32, 32), "not a network"),
+        ("torchvision/resnet18", (1, 28, 28), "takes examples of shape"),
+        ("cnn", (1, 4, 4), "8 pixels"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(name: str, shape: tuple[int, ...], words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        networks.build(name, shape, 10, seed=0)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_class_is_refused() -> None:
+    with pytest.raises(UsageError, match="2 classes or more"):
+        networks.build("mlp", SHAPE, 1, seed=0)
+
+
+def test_the_auxiliary_head_has_its_own_layer_of_as_many_classes() -> None:
+    network = networks.build("inception_v3", (3, 299, 299), 6, seed=0, auxiliary=True, prior_bias=True)
+    logits, auxiliary = network(torch.randn(2, 3, 299, 299))
+    assert logits.shape == auxiliary.shape == (2, 6)
+    heads = [network.get_parameter(name) for name in ("fc.bias", "AuxLogits.fc.bias")]
+    for head in heads:
+        torch.testing.assert_close(head.detach(), torch.full((6,), -math.log(5)))
+    assert network.eval()(torch.randn(2, 3, 299, 299)).shape == (2, 6)
+
+
+def test_other_networks_have_no_auxiliary_head() -> None:
+    with pytest.raises(UsageError, match="no auxiliary head"):
+        networks.build("mlp", SHAPE, 4, seed=0, auxiliary=True)
+    with pytest.raises(UsageError, match="299 pixels"):
+        networks.build("inception_v3", (3, 32, 32), 4, seed=0, auxiliary=True)
