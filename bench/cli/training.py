@@ -9,7 +9,7 @@ from typing import Any
 from bench.accuracy import grid
 from bench.accuracy import outlook as expectation
 from bench.accuracy.grid import Grid
-from bench.accuracy.notices import LOST, all_notices
+from bench.accuracy.notices import all_notices
 from bench.accuracy.plan import Plan, Request, plan
 from bench.accuracy.run import AccuracyRun
 from bench.cli import json_output
@@ -84,14 +84,11 @@ def _train(planned: Plan, begin: Callable[[grid.Watch], Grid], *, json: bool, qu
         show(view.stop)
     result = results.Result.of(run)
     paths = _write(result)
-    noticed = all_notices(run)
     if json and quiet:  # the table is in the object already
-        for notice in noticed:
+        for notice in all_notices(run):
             show(functools.partial(view.notice, notice))
     else:
-        # The view has a line for each training that was lost.
-        others = [notice for notice in noticed if notice.kind not in LOST]
-        show(lambda: view.finish(run, result.rows, others, paths))
+        show(lambda: view.finish(run, result.rows, result.notices, paths))
     if json:
         with while_read(sys.stdout):
             json_output.print_object(json_output.accuracy_object(run, result.rows))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.accuracy import rows as estimates
+from bench.accuracy.notices import LOST, all_notices
 from bench.accuracy.rows import Table1Row, Table2Row
 from bench.accuracy.run import AccuracyRun
 from bench.folder import Notice, write_atomically
@@ -31,7 +32,7 @@ class Result:
     def of(cls, run: AccuracyRun) -> "Result":
         """Estimate everything again from the records alone."""
         rows = estimates.table1(run)
-        notices = (*run.manifest.notices, *run.notices)
+        notices = [notice for notice in all_notices(run) if notice.kind not in LOST]  # the table has rows for those
         return cls(run, rows, estimates.table2(run), estimates.improvements(rows), notices)
 
     @property
