@@ -176,6 +176,21 @@ class Edition:
                 self._watch.ends(found, None)
         self._replace(self.manifest.model_copy(update={"parts": settled(self.manifest)}))
 
+    def look_again(self) -> bool:
+        """Find out anew what the parts would take that are left out; whether there was time left to do so.
+
+        A machine that was busy when it was looked at first makes them seem too dear for a budget that now has time.
+        Raises RunNotWritten.
+        """
+        left = rests(self.manifest)
+        left_out = [record.part.key for record in self.manifest.parts if record.state == "left-out"]
+        if left is None or not left_out or left.speed_s + left.accuracy_s <= self.manifest.preparing_s:
+            return False
+        for key in left_out:
+            self._update(key, state="waiting", demand=None, reason="")
+        self.look_ahead()
+        return True
+
     def next_part(self) -> PartRecord | None:
         """The part that was begun, else the one expected to end first; None when nothing is left that fits."""
         begun = [record for record in self.manifest.parts if record.state == "begun"]
@@ -416,9 +431,14 @@ def execute(edition: Edition) -> RunStatus:
 
 def _execute(edition: Edition) -> RunStatus:
     edition.look_ahead()
-    while (record := edition.next_part()) is not None:
+    has_done_one = False
+    while (record := edition.next_part()) is not None or (has_done_one and edition.look_again()):
+        if record is None:
+            has_done_one = False  # nothing is looked at twice without something done in between
+            continue
         if edition.carry_out(record) == "interrupted":
             return "interrupted"
+        has_done_one = True
         edition.settle()
     return "complete" if all(record.state == "done" for record in edition.manifest.parts) else "incomplete"
 

@@ -235,6 +235,26 @@ def test_a_new_budget_does_what_was_left_out(tmp_path: Path, tiny_speed: SpeedPa
 
 
 @pytest.mark.usefixtures("in_factories")
+def test_what_seemed_too_dear_is_looked_at_once_more_after_something_was_done(
+    tmp_path: Path, tiny_speed: SpeedPart
+) -> None:
+    spoilt = tiny_speed.model_copy(update={"arch": "tiny_networks:convolutional"})
+    dear = AccuracyPart(dataset="digits")
+    looks: list[str] = []
+
+    def expect(part: Part, options: Options) -> Demand:
+        looks.append(part.key)
+        busy = part.key == spoilt.key and looks.count(part.key) == 1
+        return Demand(fixed_s=0, unit_s=1e6 if busy or part.key == dear.key else 0.001)
+
+    begun = start(manifest_of([tiny_speed, spoilt, dear], CPU, 3600.0), tmp_path, Silent(), expect)
+    assert edition.execute(begun) == "incomplete"
+    states = {record.part.key: record.state for record in begun.manifest.parts}
+    assert states == {tiny_speed.key: "done", spoilt.key: "done", dear.key: "left-out"}
+    assert [looks.count(key) for key in (tiny_speed.key, spoilt.key, dear.key)] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("in_factories")
 def test_what_is_done_is_not_done_again(tmp_path: Path, tiny_speed: SpeedPart) -> None:
     begun = start(manifest_of([tiny_speed], CPU, None), tmp_path, Silent(), _quick)
     edition.execute(begun)

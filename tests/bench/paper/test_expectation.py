@@ -2,7 +2,7 @@ import pytest
 
 from bench.accuracy.plan import Request, plan
 from bench.errors import UsageError
-from bench.paper.expectation import demand_of, step_seconds, training_demand
+from bench.paper.expectation import agreed, demand_of, step_seconds, training_demand
 from bench.paper.parts import AccuracyPart, Options, Size, SpeedPart
 from bench.paper.requests import accuracy_request, speed_request
 
@@ -21,6 +21,16 @@ def test_a_grid_is_expected_from_a_trial(tiny_accuracy: AccuracyPart) -> None:
     demand = demand_of(tiny_accuracy, CPU)
     assert 1e-5 < demand.unit_s < 1.0
     assert demand.rate_s > 0
+
+
+@pytest.mark.parametrize(
+    ("looks", "seconds"),
+    [((10.0, 11.0), 10.5), ((10.0, 100.0, 11.0), 11.0), ((100.0, 10.0, 9.0), 10.0), ((10.0, 1.0, 9.0), 9.0)],
+)
+def test_one_spoilt_calibration_of_three_does_no_harm(looks: tuple[float, ...], seconds: float) -> None:
+    left = list(looks)
+    assert agreed(lambda: left.pop(0)) == seconds
+    assert left == []
 
 
 def test_a_trial_of_a_long_training_ends_early() -> None:
