@@ -54,7 +54,9 @@ def _of_negatives(lost: Floats, placed: Placed) -> tuple[slice, Floats]:
     """What the rows of a panel lose the classes of the panel they do not belong to, summed over those."""
     length = placed.rows.stop - placed.rows.start
     rows = np.flatnonzero(placed.reached) % length
-    losses: Floats = np.bincount(rows, weights=lost[placed.positions], minlength=length).astype(np.float64, copy=False)
+    losses: Floats = np.bincount(rows, weights=lost[placed.own].take(placed.positions), minlength=length).astype(
+        np.float64, copy=False
+    )
     return placed.rows, losses
 
 

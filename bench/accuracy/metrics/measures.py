@@ -119,7 +119,7 @@ def count(reading: Reading) -> Counts:
     """Pass over the logits again and count the false scores at and above every threshold."""
     thresholds = reading.thresholds
     at_or_after, tied = np.zeros((2, reading.examples), np.int64)
-    for own, new, new_tied in reading.placed(lambda placed: _tally(thresholds, placed)):
+    for own, new, new_tied in reading.placed(_tally):
         at_or_after[own] += new
         tied[own] += new_tied
     return _counts(thresholds, at_or_after, tied)
@@ -133,14 +133,10 @@ def mean_by_class(thresholds: Thresholds, values: Floats) -> Floats:
     return means
 
 
-def _tally(thresholds: Thresholds, placed: Placed) -> tuple[slice, Indices, Indices]:
+def _tally(placed: Placed) -> tuple[slice, Indices, Indices]:
     """Of a panel: its classes' thresholds, and how many false scores have each as their last at or below, or equal."""
-    columns = placed.columns
-    own = slice(int(thresholds.starts[columns.start]), int(thresholds.starts[columns.stop]))
-    length = own.stop - own.start
-    places = placed.positions - own.start
-    tied = places.compress(thresholds.scores.take(placed.positions) == placed.scores)
-    return own, np.bincount(places, minlength=length), np.bincount(tied, minlength=length)
+    length = placed.own.stop - placed.own.start
+    return placed.own, np.bincount(placed.positions, minlength=length), np.bincount(placed.tied, minlength=length)
 
 
 def _counts(thresholds: Thresholds, last_at_or_below: Indices, tied: Indices) -> Counts:

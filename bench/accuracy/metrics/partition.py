@@ -55,7 +55,7 @@ class RowPartition:
             _off_peak(logits, self.peak[rows], self.rest[rows]),
         )
 
-    def log_odds_by_class(self, columns: slice, rows: slice, logits: Floats) -> Floats:
+    def log_odds_by_class(self, columns: slice, rows: slice, logits: Reals) -> Floats:
         """Scores of a rectangle of logits with one row a class, shape (columns, rows)."""
         peak, rest = self.peak[rows], self.rest[rows]
         scores = _off_peak(logits, peak, rest)
@@ -104,12 +104,10 @@ def refuse_a_single_class(classes: int) -> None:
         raise ValueError("there is a single class: nothing to weigh its logit against")
 
 
-def _off_peak(logits: Floats, peak: Floats, rest: Floats) -> Floats:
-    log_p = logits - peak
-    log_p -= np.logaddexp(0, rest)
+def _off_peak(logits: Reals, peak: Floats, rest: Floats) -> Floats:
+    log_p = logits - peak - np.logaddexp(0, rest)
     with np.errstate(divide="ignore", invalid="ignore"):  # at the peak itself, whose score the caller puts in
-        scores: Floats = log_p - np.log1p(-np.exp(log_p))
-    return scores
+        return np.asarray(log_p - np.log1p(-np.exp(log_p)), np.float64)
 
 
 def _log_sum(values: Floats) -> Floats:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from bench.accuracy.metrics.partition import RowPartition, refuse_a_single_class
-from bench.accuracy.metrics.search import count_at_or_below
+from bench.accuracy.metrics.search import bisect, place
 from bench.accuracy.metrics.streams import (
     Floats,
     Indices,
@@ -38,7 +38,7 @@ Score = Literal["single", "all"]
 Result = TypeVar("Result")
 
 #: Logits in a panel. It stays in the cache from its transposition to its counts.
-PANEL = 2**19
+PANEL = 2**17
 
 #: Scores a class, on average, from which they are searched class by class; below, all of a panel at once.
 BY_CLASS = 32
@@ -97,15 +97,16 @@ class Thresholds:
 class Placed:
     """The false scores of a panel that reach their class's lowest threshold.
 
-    reached: (classes, rows) which they are. scores: (s,) class by class. positions: (s,) of the last threshold
-    at or below each, in Thresholds.scores.
+    own: the thresholds of the panel's classes, in Thresholds.scores. reached: (classes, rows) which scores they are.
+    positions: (s,) in `own`, of the last threshold at or below each, class by class. tied: those of the scores that
+    equal it.
     """
 
     rows: slice
-    columns: slice
+    own: slice
     reached: np.ndarray[tuple[int, int], np.dtype[np.bool_]]
-    scores: Reals
     positions: Indices
+    tied: Indices
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,30 +245,32 @@ def _place(thresholds: Thresholds, panel: Panel, scores: Reals) -> Placed:
     reached = scores >= thresholds.lowest[panel.columns, None]
     values = scores.ravel().compress(reached.ravel())  # several times as fast as scores[reached]
     counts = np.count_nonzero(reached, axis=1)
+    starts = thresholds.starts[panel.columns.start : panel.columns.stop + 1]
+    own = slice(int(starts[0]), int(starts[-1]))
     search = _search_by_class if values.size >= BY_CLASS * len(scores) else _search_at_once
-    positions = search(thresholds, panel.columns.start, values, counts)
-    return Placed(panel.rows, panel.columns, reached, values, positions)
+    positions, tied = search(thresholds.scores[own], starts - starts[0], values, counts)
+    return Placed(panel.rows, own, reached, positions, positions.take(tied))
 
 
-def _search_by_class(thresholds: Thresholds, first_class: int, values: Reals, counts: Indices) -> Indices:
+def _search_by_class(held: Reals, starts: Indices, values: Reals, counts: Indices) -> tuple[Indices, Indices]:
+    """Place the values of class c, counts[c] of them, among held[starts[c]:starts[c + 1]]; and which are tied."""
     positions = np.empty(values.size, np.intp)
+    tied = [np.empty(0, np.intp)]
     end = 0
     for number in np.flatnonzero(counts).tolist():
         begin, end = end, end + int(counts[number])
-        own = slice(*thresholds.starts[first_class + number : first_class + number + 2].tolist())
-        at_or_below = count_at_or_below(thresholds.scores[own], values[begin:end])
-        np.add(at_or_below, own.start - 1, out=positions[begin:end])
-    return positions
+        first = int(starts[number])
+        at_or_below, equal = place(held[first : starts[number + 1]], values[begin:end])
+        np.add(at_or_below, first - 1, out=positions[begin:end])
+        tied.append(equal + begin)
+    return positions, np.concatenate(tied)
 
 
-def _search_at_once(thresholds: Thresholds, first_class: int, values: Reals, counts: Indices) -> Indices:
-    """One bisection over (class, score): NumPy orders complex numbers by their real part, then the imaginary one."""
+def _search_at_once(held: Reals, starts: Indices, values: Reals, counts: Indices) -> tuple[Indices, Indices]:
+    """The same by one bisection over (class, score): NumPy orders complex numbers by real, then by imaginary part."""
     numbers = np.arange(len(counts))
-    starts = thresholds.starts[first_class : first_class + len(counts) + 1]
-    own = slice(int(starts[0]), int(starts[-1]))
-    held = _pairs(np.repeat(numbers, np.diff(starts)), thresholds.scores[own])
-    sought = _pairs(np.repeat(numbers, counts), values)
-    return held.searchsorted(sought, side="right") + (own.start - 1)
+    found, tied = bisect(_pairs(np.repeat(numbers, np.diff(starts)), held), _pairs(np.repeat(numbers, counts), values))
+    return found - 1, tied
 
 
 def _pairs(classes: Indices, scores: Reals) -> "np.ndarray[tuple[int], np.dtype[np.complex128]]":

@@ -9,7 +9,10 @@ the cell says it all:
     answer         0  ?  1  ?  ?  3  3  3  3  3  3  3  ?  4
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.accuracy.metrics.streams import Indices, Reals
 
@@ -62,17 +65,28 @@ class Search:
 
     def __call__(self, values: Reals) -> Indices:
         """How many thresholds are at or below each value; no value may be below the lowest threshold."""
+        return self.with_ties(values)[0]
+
+    def with_ties(self, values: Reals) -> tuple[Indices, Indices]:
+        """The same, and the indices of the values that equal a threshold, ascending."""
         if not self._grid.usable:
-            return self.thresholds.searchsorted(values, side="right")
+            return bisect(self.thresholds, values)
         cell = self._grid.cell(values)
         found = self._below.take(cell)
         (unsure,) = np.nonzero(self._holds.take(cell))
-        found[unsure] = self.thresholds.searchsorted(values[unsure], side="right")
-        return found
+        bisected, tied = bisect(self.thresholds, values.take(unsure))
+        found[unsure] = bisected
+        return found, unsure.take(tied)
 
 
-def count_at_or_below(thresholds: Reals, values: Reals) -> Indices:
-    """searchsorted(thresholds, values, side="right"), the faster way; no value may be below the lowest threshold."""
+def bisect(thresholds: NDArray[Any], values: NDArray[Any]) -> tuple[Indices, Indices]:
+    """What Search finds, with ties, by bisection alone."""
+    found = thresholds.searchsorted(values, side="right")
+    return found, np.flatnonzero(thresholds.take(found - 1) == values)
+
+
+def place(thresholds: Reals, values: Reals) -> tuple[Indices, Indices]:
+    """What Search finds, with ties, whichever way is faster."""
     if len(values) < max(FEW, len(thresholds)):
-        return thresholds.searchsorted(values, side="right")
-    return Search(thresholds)(values)
+        return bisect(thresholds, values)
+    return Search(thresholds).with_ties(values)

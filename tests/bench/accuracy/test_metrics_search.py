@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from bench.accuracy.metrics import search
-from bench.accuracy.metrics.search import Grid, Search, count_at_or_below
+from bench.accuracy.metrics.search import Grid, Search, bisect, place
 
 Array = NDArray[Any]
 
@@ -31,10 +31,14 @@ def sought(draw: st.DrawFn) -> tuple[Array, Array]:
 def test_a_search_finds_what_a_bisection_finds(given: tuple[Array, Array]) -> None:
     thresholds, values = given
     expected = np.searchsorted(thresholds, values, side="right")
+    tied = np.flatnonzero(np.isin(values, thresholds))
     np.testing.assert_array_equal(Search(thresholds)(values), expected)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "FEW", 0)
-        np.testing.assert_array_equal(count_at_or_below(thresholds, values), expected)
+        for way in (bisect, place):
+            found, equal = way(thresholds, values)
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(equal, tied)
 
 
 @settings(max_examples=100, deadline=None)
