@@ -28,6 +28,12 @@ SYNC_INTERVAL_S = 1.0
 #: Characters of a run's name in its folder's; file systems end at 255, terminals and patience earlier.
 LONGEST_NAME = 80
 
+#: The kind of a run that does not name it: sweeps came first.
+UNNAMED_KIND = "speed"
+
+#: Kind of a run -> the command that makes it and goes on with it.
+COMMANDS = {"speed": "python -m bench", "accuracy": "python -m bench accuracy", "paper": "python -m bench paper"}
+
 RunStatus = Literal["running", "complete", "incomplete", "interrupted"]
 
 
@@ -202,9 +208,11 @@ def _lock(path: Path) -> int:
 def read_manifest(path: Path, form: type[M], *, newest: int) -> M:
     """Read run.json of a folder as `form`, whose schema versions end at `newest`.
 
-    Raises UsageError, naming the file, for a folder that is no run, an unknown schema version, or other content.
+    Raises UsageError, naming the file, for a folder that is no run, a run of another kind, an unknown schema version,
+    or other content.
     """
     content = read_content(path)
+    _refuse_another_kind(path, content, form)
     version = content.get("schema_version")
     if not isinstance(version, int) or not 1 <= version <= newest:
         newer = isinstance(version, int) and version > newest
@@ -214,6 +222,20 @@ def read_manifest(path: Path, form: type[M], *, newest: int) -> M:
         return form.model_validate(content)
     except ValidationError as error:
         raise UsageError(f"{path / 'run.json'}: {first_problem(error)}") from None
+
+
+def _refuse_another_kind(path: Path, content: dict[str, Any], form: type[RunManifest]) -> None:
+    kind = kind_in(content)
+    wanted = form.model_fields["kind"].default if "kind" in form.model_fields else UNNAMED_KIND
+    if kind != wanted:
+        command = COMMANDS.get(kind) if isinstance(kind, str) else None
+        hint = f"; its command is {command}" if command else ""
+        raise UsageError(f"{path / 'run.json'}: a run of kind {kind!r}, where one of kind {wanted!r} is needed{hint}")
+
+
+def kind_in(content: dict[str, Any]) -> Any:
+    """What a run.json says its run measured."""
+    return content.get("kind", UNNAMED_KIND)
 
 
 def read_content(path: Path) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bench.errors import UsageError
-from bench.folder import read_content
+from bench.folder import kind_in, read_content
 
 if TYPE_CHECKING:
     from bench.accuracy.run import AccuracyRun
@@ -15,10 +15,15 @@ Kind = Literal["speed", "accuracy"]
 
 def kind_of(path: Path) -> Kind:
     """What a run measured. Raises UsageError if the folder holds no run, or one of an unknown kind."""
-    kind = read_content(path).get("kind", "speed")  # speed runs came first and do not name themselves
+    kind = kind_in(read_content(path))
     if kind not in ("speed", "accuracy"):
         raise UsageError(f"{path / 'run.json'}: a run of kind {kind!r}, where speed and accuracy are known")
     return "speed" if kind == "speed" else "accuracy"
+
+
+def is_of_the_paper(path: Path) -> bool:
+    """Whether a folder holds a run of the whole paper, whose parts are runs. Raises UsageError if it holds no run."""
+    return bool(kind_in(read_content(path)) == "paper")
 
 
 def load_any(path: Path) -> "Run | AccuracyRun":

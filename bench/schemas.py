@@ -17,6 +17,8 @@ from bench.accuracy.records import Manifest as AccuracyManifest
 from bench.accuracy.rows import Table1Row
 from bench.accuracy.settings import Member, Recipe
 from bench.folder import RunStatus, write_atomically
+from bench.paper.claims import Claim
+from bench.paper.record import PaperManifest, PartRecord
 from bench.run import SCHEMA_VERSION, Manifest, Sample
 from bench.speed.rows import Row
 from bench.speed.settings import Setting
@@ -105,6 +107,49 @@ class AccuracyOutlookObject(BaseModel):
     rows: list[Member]
 
 
+class PaperSummary(RunSummary):
+    """Where the run of the whole paper is, how it ended, and what became of its parts."""
+
+    budget_s: float | None = Field(description="seconds for all parts together; none for no limit")
+    parts: list[PartRecord]
+
+
+class ClaimsObject(BaseModel):
+    """What paper --json prints: one object, and nothing else on standard output; a row is a claim with its cases."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: Literal["slc-bench/claims/1"] = Field(alias="schema")
+    run: PaperSummary
+    rows: list[Claim]
+
+
+class PaperOutlookSummary(BaseModel):
+    """The whole paper, not measured: what it would take."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: None = Field(description="no folder was made")
+    budget_s: float | None = Field(description="seconds for all parts together; none for no limit")
+    seconds: float = Field(description="of all parts that would be measured")
+
+
+class PaperOutlookRow(PartRecord):
+    """A part that was not measured, with the size that would fit."""
+
+    expected_s: float | None = Field(description="seconds; none if it is not known, or the part is left out or reused")
+
+
+class PaperOutlookObject(BaseModel):
+    """What paper --dry-run --json prints: one object, and nothing else on standard output; a row is a part."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: Literal["slc-bench/paper-outlook/1"] = Field(alias="schema")
+    run: PaperOutlookSummary
+    rows: list[PaperOutlookRow]
+
+
 #: File name -> model, and a title.
 _MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "run.schema.json": (Manifest, "run.json of slc-bench"),
@@ -116,6 +161,9 @@ _MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "evaluation.schema.json": (Evaluation, "a line of evaluations.jsonl of slc-bench"),
     "accuracy-rows.schema.json": (AccuracyRowsObject, "what python -m bench accuracy --json prints"),
     "accuracy-outlook.schema.json": (AccuracyOutlookObject, "what python -m bench accuracy --dry-run --json prints"),
+    "paper-run.schema.json": (PaperManifest, "run.json of the whole paper by slc-bench"),
+    "claims.schema.json": (ClaimsObject, "what python -m bench paper --json prints"),
+    "paper-outlook.schema.json": (PaperOutlookObject, "what python -m bench paper --dry-run --json prints"),
 }
 
 

@@ -29,7 +29,8 @@ def draw(
 ) -> None:
     """Draw tables and figures again from what runs have on disk, one run or several together.
 
-    Of speed runs Table 3 and Fig. 1, of accuracy runs Tables 1 and 2, Fig. 2 and learning curves.
+    Of speed runs Table 3 and Fig. 1, of accuracy runs Tables 1 and 2, Fig. 2 and learning curves, of a run of the whole
+    paper all of these and its claims.
     Prints the table, and what was measured beside what the paper published.
     """
     try:
@@ -47,8 +48,13 @@ def _draw(folders: list[Path], output: Path | None) -> None:
     folder = folders[0] if output is None else output
 
     from bench.run import Run
-    from bench.runs import load_any
+    from bench.runs import is_of_the_paper, load_any
 
+    if any(is_of_the_paper(path) for path in folders):
+        if len(folders) > 1:
+            raise UsageError("a run of the whole paper is drawn alone; name it, or its parts' folders")
+        _draw_paper(folders[0], folder)
+        return
     runs = [load_any(path) for path in folders]
     speed = [run for run in runs if isinstance(run, Run)]
     accuracy = [run for run in runs if not isinstance(run, Run)]
@@ -64,10 +70,33 @@ def _draw(folders: list[Path], output: Path | None) -> None:
         if accuracy:
             shows.append(_write_accuracy(accuracy, folder))
     except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"cannot write to {str(folder)!r}: {reason}; name another folder with --output") from None
+        raise _not_writable(folder, error) from None
     for show in shows:
         show()
+
+
+def _draw_paper(path: Path, folder: Path) -> None:
+    from bench.paper.edition import runs_of
+    from bench.paper.evidence import claims_of
+    from bench.paper.record import load
+    from reports import paper
+    from reports.whole import write_together
+
+    manifest = load(path)
+    runs = runs_of(manifest, path)
+    claims = claims_of(manifest.parts, runs)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = write_together(folder, manifest, claims, runs)
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    paper.print_notices(manifest, sys.stdout)
+    paper.print_claims(claims, manifest, paths, sys.stdout)
+
+
+def _not_writable(folder: Path, error: OSError) -> UsageError:
+    reason = error.strerror or error
+    return UsageError(f"cannot write to {str(folder)!r}: {reason}; name another folder with --output")
 
 
 def _refuse_without(what: str, found: Sequence[object], path: Path | None) -> None:

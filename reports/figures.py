@@ -9,7 +9,8 @@ import io
 import itertools
 import math
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ CAPTION_CHARACTERS_PER_INCH = 20
 #: A panel never shows less than this ratio of times: noise of a percent is not to fill it.
 MIN_TIME_RATIO = 1.6
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.hashsalt": "slc-bench",  # the same ids in every drawing of the same numbers
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
@@ -78,6 +79,15 @@ class Look:
     marker: str
 
 
+@contextmanager
+def styled() -> Iterator[None]:
+    """Our style, and nothing of the user's: a matplotlibrc must not change a published figure."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(STYLE)
+        yield
+
+
 def draw(series: Sequence[Series], *, title: str = TITLE, note: str = "") -> Figure:
     """Draw Fig. 1 from series of rows; `note` (machine, date) ends the caption.
 
@@ -85,9 +95,7 @@ def draw(series: Sequence[Series], *, title: str = TITLE, note: str = "") -> Fig
     """
     if not series:
         raise ValueError("a figure needs at least one series")
-    with mpl.rc_context():
-        mpl.rcdefaults()  # a matplotlibrc of the user's must not change a published figure
-        mpl.rcParams.update(_STYLE)
+    with styled():
         looks = _looks(labels(series))
         archs = list(dict.fromkeys(each.arch for each in series))
         columns = {1: 1, 2: 2, 4: 2}.get(len(archs), 3)
@@ -158,7 +166,7 @@ def save(figure: Figure, png: Path, svg: Path) -> None:
 
     Raises OSError.
     """
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         _save(figure, png, dpi=PNG_DPI, metadata={"Software": None})
         _save(figure, svg, metadata={"Date": None, "Creator": None})
 

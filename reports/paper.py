@@ -15,12 +15,15 @@ from rich.text import Text
 from bench.folder import write_atomically
 from bench.paper.budget import seconds_of
 from bench.paper.claims import Claim, Detail, Interval
-from bench.paper.record import PaperManifest, PartRecord, name_of, size_words
+from bench.paper.record import PaperManifest, PartRecord, name_of, reused_words, size_words
 from reports.tables import markdown_table
 from reports.terminal import console_for, is_terminal, notice_text
 from reports.wording import duration, hardware
 
 FILES = ("claims.md", "claims.csv")
+
+#: Columns that a terminal is sure to have; a log is read in one, too.
+WIDTH = 100
 
 #: A log says how far a part is this often; a terminal's line is rewritten more often.
 PLAIN_S = 60.0
@@ -78,8 +81,9 @@ def _csv_line(claim: Claim, detail: Detail) -> dict[str, object]:
 
 def claims_markdown(claims: Sequence[Claim], manifest: PaperManifest) -> str:
     """The claims for people: the verdicts, what they rest on case by case, the parts and what was left out."""
-    parts = [_heading(manifest), _verdicts(claims), *(_section(claim) for claim in claims), _parts(manifest)]
-    return "\n\n".join(parts) + "\n"
+    sections = (_section(claim) for claim in claims)
+    parts = [_heading(manifest), _verdicts(claims), *sections, _parts(manifest), _noticed(manifest)]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _heading(manifest: PaperManifest) -> str:
@@ -158,15 +162,37 @@ def _parts(manifest: PaperManifest) -> str:
             "" if record.size is None else size_words(record.part, record.size),
             f"{record.part.full:,}",
             duration(record.seconds) if record.seconds else "",
-            state_words(record),
+            reused_words(record) or record.state,
         ]
         for record in manifest.parts
     ]
-    return f"## The parts\n\n{markdown_table(header, lines, left=(0, 1, 4))}"
+    reasons = [
+        f"* {_text(name_of(record.part))}: {_text(_without_places(state_words(record), manifest))}"
+        for record in manifest.parts
+        if record.reason
+    ]
+    return "\n\n".join(
+        filter(None, ["## The parts", markdown_table(header, lines, left=(0, 1, 4)), "\n".join(reasons)])
+    )
+
+
+def _noticed(manifest: PaperManifest) -> str:
+    """What to know before the numbers are used, of the run as a whole."""
+    lines = [f"* {_text(f'{each.happened}: {each.matters}; {each.remedy}')}" for each in manifest.notices]
+    return "\n\n".join(["## Noticed", "\n".join(lines)]) if lines else ""
+
+
+def _without_places(text: str, manifest: PaperManifest) -> str:
+    """A reason for people elsewhere: the folders of this machine are none of theirs."""
+    if manifest.options.data_dir:
+        text = text.replace(manifest.options.data_dir, "DATA_DIR")
+    return text.replace(str(Path.home()) + "/", "~/")
 
 
 def state_words(record: PartRecord) -> str:
     """What became of a part, and why."""
+    if record.reused is not None:
+        return reused_words(record)
     return record.state + (f": {' '.join(record.reason.split())}" if record.reason else "")
 
 
@@ -192,8 +218,9 @@ def expected_s(manifest: PaperManifest) -> float:
 
 def print_parts(manifest: PaperManifest, stream: TextIO) -> None:
     """Show the parts, their sizes, what they are expected to take and what would be left out."""
+    console = console_for(stream)
     table = Table(box=box.MARKDOWN)
-    for column in ("part", "size", "of the paper's", "expected", "state"):
+    for column in ("part", "size", "paper's", "expected", "state"):
         table.add_column(column, overflow="fold")
     for record in manifest.parts:
         expected = expected_part_s(record)
@@ -202,12 +229,19 @@ def print_parts(manifest: PaperManifest, stream: TextIO) -> None:
             "" if record.size is None else size_words(record.part, record.size),
             f"{record.part.full:,}",
             "" if expected is None else duration(expected),
-            Text(state_words(record), style="" if record.size else "yellow"),
+            Text("reused" if record.reused else record.state, style="" if record.size else "yellow"),
         )
-    console = console_for(stream)
-    console.print(table)
+    console.print(table, width=min(WIDTH, console.width))
+    _print_reasons(manifest, stream, lambda record: bool(record.reason or record.reused))
     budget = "no limit of time" if manifest.budget_s is None else f"a budget of {duration(manifest.budget_s)}"
     console.print(f"expected: {duration(expected_s(manifest))}, for {budget}", soft_wrap=True)
+
+
+def _print_reasons(manifest: PaperManifest, stream: TextIO, tells: Callable[[PartRecord], bool]) -> None:
+    """A line each for some parts: what became of them, and why; in a table it would be as wide as its longest."""
+    for record in filter(tells, manifest.parts):
+        style = "" if record.reused else "yellow"
+        console_for(stream).print(Text(f"{name_of(record.part)}: {state_words(record)}", style=style), soft_wrap=True)
 
 
 def print_beginning(manifest: PaperManifest, folder: Path, stream: TextIO) -> None:
@@ -215,6 +249,7 @@ def print_beginning(manifest: PaperManifest, folder: Path, stream: TextIO) -> No
     budget = "no limit of time" if manifest.budget_s is None else duration(manifest.budget_s)
     console = console_for(stream)
     console.print(Text(f"the paper in {len(manifest.parts)} parts, {budget}", style="bold"), soft_wrap=True)
+    _print_reasons(manifest, stream, lambda record: record.reused is not None)
     console.print(f"if it is cut off: python -m bench paper --resume {folder}", soft_wrap=True)
 
 
@@ -228,15 +263,14 @@ def print_claims(claims: Sequence[Claim], manifest: PaperManifest, paths: Sequen
     """Show each claim with what was measured and whether it holds, then what is missing."""
     console = console_for(stream)
     console.print()
-    table = Table(box=box.MARKDOWN)
-    for column in ("claim of the paper", "measured here", "holds?"):
-        table.add_column(column, overflow="fold")
+    table = Table(box=box.MARKDOWN, leading=1, width=min(WIDTH, console.width))
+    for column, share in (("claim of the paper", 2), ("measured here", 3)):
+        table.add_column(column, overflow="fold", ratio=share)
+    table.add_column("holds?", min_width=max(len(verdict) for verdict in _STYLES))
     for claim in claims:
         table.add_row(claim.statement, measured_words(claim), Text(claim.holds, style=_STYLES[claim.holds]))
     console.print(table)
-    for record in manifest.parts:
-        if record.state != "done":
-            console.print(Text(f"{name_of(record.part)}: {state_words(record)}", style="yellow"), soft_wrap=True)
+    _print_reasons(manifest, stream, lambda record: record.state != "done" or record.reused is not None)
     if paths:
         names = ", ".join(path.name for path in paths)
         console.print(f"\nwritten to {paths[0].parent}: {names}", soft_wrap=True)

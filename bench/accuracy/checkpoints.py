@@ -136,7 +136,7 @@ def read_weights(path: Path, whose: str) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path}: no weights of {whose} ({error.strerror}); train it again") from None
+        raise UsageError(f"{path}: no weights of {whose} ({error.strerror}); restore it, or start a new run") from None
     weights = _parsed(path, content)
     metadata = _metadata(content)
     if metadata.get("whose") != whose:
@@ -218,7 +218,7 @@ def _damaged(file: Path, reason: str) -> UsageError:
         f"{file} was cut short or altered ({reason}); remove the folder {file.parent.name!r} "
         "to go on from what was written before it"
         if file.parent.name.startswith("step-")
-        else f"{file} was cut short or altered ({reason}); remove it and train again"
+        else f"{file} was cut short or altered ({reason}); restore it, or start a new run"
     )
 
 

@@ -1,8 +1,8 @@
 """What a training process tells the one that writes: plain records, the same in memory and over a pipe."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 
 from bench.accuracy.records import Training
 from bench.accuracy.settings import Member
@@ -20,7 +20,7 @@ class Stepped(_Event):
     step: NonNegativeInt = Field(description="steps done")
     steps: PositiveInt = Field(description="steps asked for")
     training_losses: tuple[float | None, ...] = Field(
-        description="of each member, mean over the steps since the event before; none if not finite"
+        description="of each member, mean over its latest window of steps; none before one, or if not finite"
     )
     validation_accuracies: tuple[float | None, ...] = Field(description="of each member, the latest; none before it")
     steps_per_s: float | None = Field(description="since the event before; none if nothing was done since")
@@ -31,7 +31,3 @@ class Ended(_Event):
 
     kind: Literal["ended"] = "ended"
     training: Training
-
-
-Event = Annotated[Stepped | Ended, Field(discriminator="kind")]
-EVENT: TypeAdapter[Event] = TypeAdapter(Event)

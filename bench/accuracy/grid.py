@@ -15,7 +15,15 @@ from bench.accuracy.events import Ended, Stepped
 from bench.accuracy.orders import Done, Evaluated, Event, Failed, Order, Start, ToTrain, failed_trainings, orders_left
 from bench.accuracy.plan import Plan, Request, plan, plan_of
 from bench.accuracy.records import Evaluation, Manifest, Training
-from bench.accuracy.run import EVALUATIONS, TRAININGS, AccuracyRun, AccuracyWriter, Influence, read_influence
+from bench.accuracy.run import (
+    EVALUATIONS,
+    TRAININGS,
+    AccuracyRun,
+    AccuracyWriter,
+    Influence,
+    latest_evaluations,
+    read_influence,
+)
 from bench.accuracy.settings import Member
 from bench.accuracy.worker import Workplace
 from bench.errors import UsageError
@@ -64,9 +72,9 @@ class Grid:
     @property
     def run(self) -> AccuracyRun:
         """The run so far."""
-        return AccuracyRun(
-            self.manifest, tuple(self.trainings), tuple(self.evaluations), dict(self.influences), self.writer.path
-        )
+        tested = tuple(self.evaluations)
+        influences = {each.member.name: self.influences[each.member.name] for each in tested}
+        return AccuracyRun(self.manifest, tuple(self.trainings), tested, influences, self.writer.path)
 
     def watched(self, watch: Watch) -> "Grid":
         """The same, watched from now on by `watch`."""
@@ -92,7 +100,7 @@ class Grid:
                     self.writer.path, event.evaluation.member
                 )
                 self.writer.append_to(EVALUATIONS, [event.evaluation])
-                self.evaluations.append(event.evaluation)
+                self.evaluations = latest_evaluations([*self.evaluations, event.evaluation])
             case Failed():
                 self._lose(order, event)
             case Done():
@@ -257,7 +265,7 @@ def train_and_test(request: Request, output: str | Path = "results", watch: Watc
 
 
 def reopen(path: Path, watch: Watch = _nobody) -> tuple[Plan, Grid]:
-    """A run that was cut off, to be continued.
+    """A run that was cut off, to be continued; a training that failed there is tried again.
 
     Raises UsageError if it cannot be read or written, or if machine, versions or data are others than those it began
     with.
@@ -276,7 +284,7 @@ def reopen(path: Path, watch: Watch = _nobody) -> tuple[Plan, Grid]:
             manifest.model_copy(update={"status": "running", "notices": kept}),
             writer,
             watch,
-            list(run.trainings),
+            [training for training in run.trainings if training.status != "failed"],
             list(run.evaluations),
             dict(run.influences),
         )

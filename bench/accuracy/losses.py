@@ -219,6 +219,7 @@ def sampled_nce(
     Without bias: its mean over many draws is `nce(logits, labels, t=t, q=q)`. Arguments as there; classes are drawn
     on the generator's device (the logits', with torch's own generator, if none is given). Under torch.vmap give it
     `randomness="different"` (or "same", one noise for all); in a CUDA graph, a generator registered with the graph.
+    torch.compile cannot trace a generator: with one the draw stands between two graphs, with torch's own it is inside.
     """
     z, y = _rows(logits, labels)
     log_rate = _noise_rate(z, t, q).log()

@@ -57,7 +57,11 @@ def _lost(ended: Iterable[Training]) -> list[Notice]:
     found = []
     for status, matters, remedy in (
         ("diverged", "it is never chosen; the other learning rates of its loss stand", "a lower learning rate"),
-        ("failed", "its loss was chosen among fewer learning rates", "mend what the reason names, then a new run"),
+        (
+            "failed",
+            "its loss was chosen among fewer learning rates",
+            "mend what the reason names, then go on with --resume, which tries it again",
+        ),
     ):
         lost = [f"{each.member.name} ({each.reason})" for each in every if each.status == status]
         if lost:

@@ -23,6 +23,7 @@ from bench.accuracy.settings import (
     Schedule,
     Source,
 )
+from bench.accuracy.stacking import stackable
 from bench.errors import UsageError
 from bench.folder import first_problem
 from bench.machine import fingerprint
@@ -50,8 +51,15 @@ PAPER_IMAGENET: Mapping[str, Any] = {
     "auxiliary_weight": 0.4,
     "network": "inception_v3",
     "losses": ("ce", "batch-ce"),
+    "dataset": "imagenet",
 }
 PRESETS = {"paper-imagenet": PAPER_IMAGENET}
+
+#: Optimisers that a momentum means something to.
+WITH_MOMENTUM = ("sgd", "rmsprop")
+
+#: What is trained on where neither the request nor its preset says: bundled, so that nothing need be downloaded.
+DEFAULT_DATASET = "digits"
 
 #: More trainings of each kind than anybody waits for.
 MOST_SEEDS = 10_000
@@ -67,8 +75,10 @@ LARGEST_STACK = 128
 class Request:
     """What to train; None leaves it to the data set, the preset or the device."""
 
-    dataset: str | Dataset = "digits"
+    dataset: str | Dataset | None = None
+    """None: the preset's, else digits"""
     losses: str | Sequence[str] = "paper"
+    """"paper" beside a preset that names losses: the preset's"""
     learning_rates: Sequence[float] | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -114,6 +124,7 @@ class Plan:
             created=created,
             command=command,
             dataset=self.dataset.facts,
+            class_names=self.dataset.class_names,
             recipe=self.recipe,
             losses=self.losses,
             learning_rates=self.learning_rates,
@@ -133,27 +144,27 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
     chosen = _Chosen(request)
     keys = _loss_keys(chosen("losses", "paper"))
     _refuse_unknown_choices(request, chosen)
-    source = None
-    if isinstance(request.dataset, str):
-        # Absolute: a run may be resumed from another folder.
-        data_dir = None if request.data_dir is None else request.data_dir.expanduser().absolute()
-        source = Source(name=request.dataset, data_dir=data_dir, input_size=request.input_size)
-    network = chosen("network", None) or _default_network(request.dataset)
+    _refuse_unused_momentum(request, chosen("optimiser", "sgd"))
+    asked: str | Dataset = chosen("dataset", DEFAULT_DATASET)
+    source = _source(asked, request)
+    network = chosen("network", None) or _default_network(asked)
     asked_steps = chosen("steps", None)
-    steps = _default_steps(request.dataset) if asked_steps is None else _positive("--steps", asked_steps)
+    steps = _default_steps(asked) if asked_steps is None else _positive("--steps", asked_steps)
     rates = _rates(chosen("learning_rates", PAPER_RATES))
     seeds = _seeds(request.seed, request.seeds)
     batch_size = chosen("batch_size", 128)
     _refuse_small_batch(batch_size)
     device = resolve_device(request.device)
     _refuse_on_cpu(request, device)
-    dataset = _load(request.dataset, source, say)
-    _refuse_unfit_data(dataset, request, batch_size)
+    dataset = _load(asked, source, say)
+    _refuse_unfit_data(dataset, batch_size)
+    if source is None and request.workers is not None and request.workers > 1:
+        raise UsageError("a data set in hand cannot be sent to workers: leave workers out, or give a name")
     trainings = len(keys) * len(rates) * len(seeds)
     workers, stack, threads = spread(
         trainings,
         device=device,
-        stackable=_stackable(network, request.dtype, dataset),
+        stackable=stackable(network, request.dtype) and isinstance(dataset.train, MemorySplit),
         cores=_cores(),
         workers=1 if source is None else request.workers,
         stack=request.stack,
@@ -276,6 +287,15 @@ def _refuse_unknown_choices(request: Request, chosen: _Chosen) -> None:
         )
 
 
+def _refuse_unused_momentum(request: Request, optimiser: str) -> None:
+    """What the optimiser would quietly ignore."""
+    if request.momentum is not None and optimiser not in WITH_MOMENTUM:
+        raise UsageError(
+            f"--momentum {request.momentum:g}: {optimiser} has none of that kind; "
+            f"leave it out, or choose {' or '.join(WITH_MOMENTUM)}"
+        )
+
+
 def _refuse_small_batch(batch_size: int) -> None:
     if batch_size < 2:
         raise UsageError(
@@ -290,19 +310,12 @@ def _refuse_on_cpu(request: Request, device: str) -> None:
         raise UsageError("--compile reduce-overhead needs a CUDA device; leave it out on the CPU")
 
 
-def _refuse_unfit_data(dataset: Dataset, request: Request, batch_size: int) -> None:
+def _refuse_unfit_data(dataset: Dataset, batch_size: int) -> None:
     facts = dataset.facts
     if facts.classes < 2:
         raise UsageError(f"{facts.name} has one class: with nothing to tell it from, there is nothing to train")
     if batch_size > facts.train:
         raise UsageError(f"--batch-size {batch_size}: {facts.name} has {facts.train:,} examples to train on")
-    if request.workers is not None and request.workers > 1 and not isinstance(request.dataset, str):
-        raise UsageError("a data set in hand cannot be sent to workers: leave workers out, or give a name")
-
-
-def _stackable(network: str, dtype: str, dataset: Dataset) -> bool:
-    """Only MLPs step together, without a scale of gradients that one member could change, on data held in memory."""
-    return network == "mlp" and dtype != "float16" and isinstance(dataset.train, MemorySplit)
 
 
 def _refuse_unfit_network(recipe: Recipe, dataset: Dataset) -> None:
@@ -361,6 +374,14 @@ def _recipe(**fields: Any) -> Recipe:
         return Recipe(**{name: value for name, value in fields.items() if value is not None})
     except ValidationError as error:
         raise UsageError(f"not a way to train: {first_problem(error)}") from None
+
+
+def _source(dataset: str | Dataset, request: Request) -> Source | None:
+    """Where a data set is found again; its folder is absolute, since a run may be resumed from another one."""
+    if not isinstance(dataset, str):
+        return None
+    data_dir = None if request.data_dir is None else request.data_dir.expanduser().absolute()
+    return Source(name=dataset, data_dir=data_dir, input_size=request.input_size)
 
 
 def _default_network(dataset: str | Dataset) -> str:

@@ -2,7 +2,7 @@
 
 results/2026-11-23T09-15-02-accuracy-mnist/
     run.json             what was trained, on what, and how it ended (Manifest)
-    trainings.jsonl      one line a training as soon as it ends (Training)
+    trainings.jsonl      one line a training as soon as it ends (Training); of one tried again, the last line stands
     evaluations.jsonl    one line a model that was chosen and met the test data (Evaluation)
     influences/          one .npz a tested model: each test example's pull on its measures
     checkpoints/         weights and optimiser state, and the weights each training ended with
@@ -41,6 +41,9 @@ class Manifest(RunManifest):
     schema_version: Literal[1] = 1
     command: tuple[str, ...] = Field((), description="the command line, or the API call, that made the run")
     dataset: DatasetFacts
+    class_names: tuple[str, ...] = Field(
+        (), description="in the order of the classes; they tell no data apart, so a run without them goes on as it is"
+    )
     source: Source | None = Field(None, description="where the data lie; none for data in hand")
     recipe: Recipe
     losses: tuple[LossSetting, ...]

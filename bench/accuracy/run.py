@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -29,7 +29,10 @@ class Influence(NamedTuple):
 
 @dataclass(frozen=True)
 class AccuracyRun:
-    """A run in memory: what was asked for, and what has ended so far."""
+    """A run in memory: what was asked for, and what has ended so far.
+
+    One record a training, and one test a loss and seed: of what was tried again, the last.
+    """
 
     manifest: Manifest
     trainings: tuple[Training, ...] = ()
@@ -62,8 +65,18 @@ class AccuracyWriter(FolderWriter[Manifest]):
         return writer, run
 
 
+def latest_trainings(written: Iterable[Training]) -> list[Training]:
+    """The records that stand: one that failed and was tried again has a second record."""
+    return list({each.member: each for each in written}.values())
+
+
+def latest_evaluations(written: Iterable[Evaluation]) -> list[Evaluation]:
+    """The tests that stand, one a loss and seed: a training tried again may turn out to be the best of its rates."""
+    return list({(each.member.loss, each.member.seed): each for each in written}.values())
+
+
 def load(path: Path) -> AccuracyRun:
-    """Read a run from its folder.
+    """Read a run from its folder; of what was tried again, the last record.
 
     Raises UsageError, naming file and line, for anything unreadable but a torn last line, which is dropped with a
     notice.
@@ -71,10 +84,10 @@ def load(path: Path) -> AccuracyRun:
     manifest = read_manifest(path, Manifest, newest=SCHEMA_VERSION)
     trainings, torn_trainings = read_lines(path / TRAININGS, Training, "training")
     evaluations, torn_evaluations = read_lines(path / EVALUATIONS, Evaluation, "evaluation")
-    influences = {each.member.name: read_influence(path, each.member) for each in evaluations}
-    return AccuracyRun(
-        manifest, tuple(trainings), tuple(evaluations), influences, path, (*torn_trainings, *torn_evaluations)
-    )
+    tested = latest_evaluations(evaluations)
+    influences = {each.member.name: read_influence(path, each.member) for each in tested}
+    torn = (*torn_trainings, *torn_evaluations)
+    return AccuracyRun(manifest, tuple(latest_trainings(trainings)), tuple(tested), influences, path, torn)
 
 
 def write_influence(folder: Path, member: Member, influence: Influence) -> None:

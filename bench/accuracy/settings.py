@@ -18,7 +18,8 @@ PAPER_LOSSES = ("ce", "max-margin", "self-norm", "nce", "binary-ce", "batch-ce",
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON has no infinity: a run with one in it could not be read again.
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Member(_Frozen):

@@ -16,8 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.accuracy.settings import Recipe
-
 
 class Loss(Protocol):
     """Logits (m, k) and labels (m,) to a scalar."""
@@ -26,12 +24,12 @@ class Loss(Protocol):
         """The loss of one minibatch."""
 
 
-def stackable(recipe: Recipe) -> bool:
-    """Whether trainings of this recipe can share a stack.
+def stackable(network: str, dtype: str) -> bool:
+    """Whether trainings of this network in this floating type can share a stack.
 
     Only the MLP; and not in float16, where one scale of the gradients, which any member can change, serves all.
     """
-    return recipe.network == "mlp" and recipe.dtype != "float16"
+    return network == "mlp" and dtype != "float16"
 
 
 class StackedLinear(nn.Module):

@@ -396,7 +396,7 @@ def _noise_of(member: Member, device: torch.device) -> torch.Generator:
 
 
 def _refuse_unstackable(work: Work) -> None:
-    if len(work.members) > 1 and not stackable(work.recipe):
+    if len(work.members) > 1 and not stackable(work.recipe.network, work.recipe.dtype):
         raise UsageError(
             f"trainings of {work.recipe.network} in {work.recipe.dtype} cannot be stacked: only the MLP can, "
             "in float32 or bfloat16; use stacks of 1"

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli.defaults import with_default
 from bench.cli.exits import exits
 from bench.cli.given import given, refuse_beside_resume
 
@@ -14,25 +15,31 @@ WHERE = "Where it runs"
 OUT = "Output"
 
 Dataset = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="NAME",
         rich_help_panel=WHAT,
-        help="digits (bundled), mnist, fashion-mnist, svhn, cifar10, cifar100, omniglot, imagenet, "
-        "folder:PATH (train/ and val/ or test/ by class).",
+        help=with_default(
+            "digits (bundled), mnist, fashion-mnist, svhn, cifar10, cifar100, omniglot, imagenet, "
+            "folder:PATH (train/ and val/ or test/ by class).",
+            "the preset's, else digits",
+        ),
     ),
 ]
 Losses = Annotated[
-    str,
-    typer.Option(metavar="LIST", rich_help_panel=WHAT, help="paper (the seven of Table 1), all (eleven), or names."),
+    str | None,
+    typer.Option(
+        metavar="LIST",
+        rich_help_panel=WHAT,
+        help=with_default("paper (the seven of Table 1), all (eleven), or names.", "the preset's, else paper"),
+    ),
 ]
 Lr = Annotated[
     str | None,
     typer.Option(
         metavar="LIST",
         rich_help_panel=WHAT,
-        help="Learning rates; validation accuracy chooses among them.",
-        show_default="1,0.1,0.01,0.001",
+        help=with_default("Learning rates; validation accuracy chooses among them.", "1,0.1,0.01,0.001"),
     ),
 ]
 Seeds = Annotated[int, typer.Option(metavar="N", rich_help_panel=WHAT, help="Trainings of each loss and rate.")]
@@ -41,8 +48,7 @@ Network = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=WHAT,
-        help="mlp, cnn (the paper's), or any network that --arch takes.",
-        show_default="the paper's for the data set",
+        help=with_default("mlp, cnn (the paper's), or any network that --arch takes.", "the paper's for the data set"),
     ),
 ]
 Preset = Annotated[
@@ -50,8 +56,7 @@ Preset = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=WHAT,
-        help="paper-imagenet: Inception-v3 as TensorFlow trains it, which the paper used for ImageNet.",
-        show_default="none",
+        help="paper-imagenet: ImageNet as in the paper, Inception-v3 as TensorFlow trains it, by CE and batch CE.",
     ),
 ]
 
@@ -60,34 +65,37 @@ Steps = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=HOW,
-        help="Of one training.",
-        show_default="digits 2,000; imagenet 6,000,000; others 100,000",
+        help=with_default("Of one training.", "digits 2,000; imagenet 6,000,000; others 100,000"),
     ),
 ]
 BatchSize = Annotated[
-    int | None, typer.Option(metavar="N", rich_help_panel=HOW, help="Examples a step.", show_default="128")
+    int | None, typer.Option(metavar="N", rich_help_panel=HOW, help=with_default("Examples a step.", "128"))
 ]
 OptimiserName = Annotated[
     str | None,
     typer.Option(
-        "--optimiser", metavar="NAME", rich_help_panel=HOW, help="sgd, adam, adamw, rmsprop.", show_default="sgd"
+        "--optimiser", metavar="NAME", rich_help_panel=HOW, help=with_default("sgd, adam, adamw, rmsprop.", "sgd")
     ),
 ]
 Momentum = Annotated[
-    float | None, typer.Option(rich_help_panel=HOW, metavar="X", help="Of sgd and rmsprop.", show_default="0.9")
+    float | None, typer.Option(rich_help_panel=HOW, metavar="X", help=with_default("Of sgd and rmsprop.", "0.9"))
 ]
-WeightDecay = Annotated[float | None, typer.Option(rich_help_panel=HOW, metavar="X", help="", show_default="0")]
+WeightDecay = Annotated[
+    float | None,
+    typer.Option(
+        rich_help_panel=HOW, metavar="X", help=with_default("Of the weights of linear layers and convolutions.", "0")
+    ),
+]
 ScheduleName = Annotated[
     str | None,
-    typer.Option("--schedule", metavar="NAME", rich_help_panel=HOW, help="constant, cosine.", show_default="constant"),
+    typer.Option("--schedule", metavar="NAME", rich_help_panel=HOW, help=with_default("constant, cosine.", "constant")),
 ]
 Hyperparameter = Annotated[
     list[str] | None,
     typer.Option(
         metavar="LOSS.NAME=VALUE",
         rich_help_panel=HOW,
-        help="A loss's hyperparameter, such as self-norm.alpha=0.2; repeatable.",
-        show_default="docs/losses.md",
+        help="A loss's hyperparameter, such as self-norm.alpha=0.2; repeatable. The defaults are in docs/losses.md.",
     ),
 ]
 PriorBias = Annotated[
@@ -108,8 +116,7 @@ Workers = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=WHERE,
-        help="Processes that train side by side.",
-        show_default="one a core; on a GPU 1",
+        help=with_default("Processes that train side by side.", "one a core; on a GPU 1"),
     ),
 ]
 Stack = Annotated[
@@ -117,13 +124,12 @@ Stack = Annotated[
     typer.Option(
         metavar="N",
         rich_help_panel=WHERE,
-        help="MLPs trained as one stack of weights.",
-        show_default="1; on a GPU up to 128",
+        help=with_default("MLPs trained as one stack of weights.", "1; on a GPU up to 128"),
     ),
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=WHERE, help="CPU threads of a worker.", show_default="cores / workers"),
+    typer.Option(metavar="N", rich_help_panel=WHERE, help=with_default("CPU threads of a worker.", "cores / workers")),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", rich_help_panel=WHERE, help="The first of the seeds.")]
 DataDir = Annotated[
@@ -131,8 +137,7 @@ DataDir = Annotated[
     typer.Option(
         metavar="DIR",
         rich_help_panel=WHERE,
-        help="Where data sets lie, or are downloaded to.",
-        show_default="~/.cache/slc-bench/data",
+        help=with_default("Where data sets lie, or are downloaded to.", "~/.cache/slc-bench/data"),
     ),
 ]
 
@@ -154,8 +159,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel=OUT, help="No pr
 @exits
 def train(
     ctx: typer.Context,
-    dataset: Dataset = "digits",
-    losses: Losses = "paper",
+    dataset: Dataset = None,
+    losses: Losses = None,
     lr: Lr = None,
     seeds: Seeds = 1,
     network: Network = None,

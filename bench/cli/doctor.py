@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.defaults import with_default
 from bench.cli.exits import exits
 
 
@@ -11,7 +12,10 @@ from bench.cli.exits import exits
 def look(
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N.")] = "auto",
     threads: Annotated[
-        int | None, typer.Option(metavar="N", help="CPU threads a sweep would use.", show_default="torch's own")
+        int | None,
+        typer.Option(
+            metavar="N", help=with_default("CPU threads a sweep would use.", "torch's own"), show_default=False
+        ),
     ] = None,
 ) -> int:
     """Look for what spoils timings here: load, threads, clocks, memory. Changes nothing."""

@@ -1,6 +1,7 @@
 """Exit codes, the same for every command, and errors as one line."""
 
 import functools
+import inspect
 import sys
 from collections.abc import Callable
 from typing import ParamSpec
@@ -23,7 +24,7 @@ def exits(command: Callable[P, int]) -> Callable[P, None]:
     """Make a command that returns its exit code end with it.
 
     A UsageError becomes one line on standard error and exit code 2, an interrupt exit code 130. A reader that has
-    enough of the output (`| head`) is no error.
+    enough of the output (`| head`) is no error. The command's docstring is its help.
     """
 
     @functools.wraps(command)
@@ -42,7 +43,13 @@ def exits(command: Callable[P, int]) -> Callable[P, None]:
         if code:
             raise typer.Exit(code)
 
+    wrapped.__doc__ = _flowing(command.__doc__ or "")
     return wrapped
+
+
+def _flowing(text: str) -> str:
+    """Paragraphs of one line each: typer would keep the line breaks of the code in a help of another width."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in inspect.cleandoc(text).split("\n\n"))
 
 
 def _tell(line: str) -> None:

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.defaults import with_default
+
 WHAT = "What is measured"
 HOW = "How it runs"
 EFFORT = "How much is measured"
@@ -24,8 +26,9 @@ MaxClasses = Annotated[
     typer.Option(
         metavar="EXPR",
         rich_help_panel=WHAT,
-        help="Top of the paper's grid 1, 2**10, 2**14, 2**16, 2**18, 2**18.5; added if not on it.",
-        show_default="2**18.5 = 370,727",
+        help=with_default(
+            "Top of the paper's grid 1, 2**10, 2**14, 2**16, 2**18, 2**18.5; added if not on it.", "2**18.5 = 370,727"
+        ),
     ),
 ]
 Classes = Annotated[
@@ -40,7 +43,7 @@ Compile = Annotated[
 ]
 InputSize = Annotated[
     int | None,
-    typer.Option(metavar="PIXELS", rich_help_panel=WHAT, help="Height and width.", show_default="the network's own"),
+    typer.Option(metavar="PIXELS", rich_help_panel=WHAT, help=with_default("Height and width.", "the network's own")),
 ]
 
 Device = Annotated[str, typer.Option(rich_help_panel=HOW, metavar="NAME", help="auto, cpu, cuda, cuda:N.")]
@@ -55,7 +58,7 @@ CudaGraph = Annotated[
     bool, typer.Option("--cuda-graph", rich_help_panel=HOW, help="Capture each forward and replay it.")
 ]
 Threads = Annotated[
-    int | None, typer.Option(metavar="N", rich_help_panel=HOW, help="CPU threads.", show_default="torch's own")
+    int | None, typer.Option(metavar="N", rich_help_panel=HOW, help=with_default("CPU threads.", "torch's own"))
 ]
 Seed = Annotated[int, typer.Option(metavar="N", rich_help_panel=HOW, help="Of weights, inputs and order.")]
 Order = Annotated[
@@ -72,15 +75,16 @@ Block = Annotated[
 
 Minibatches = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=EFFORT, help="Rounds, in every process.", show_default="100"),
+    typer.Option(metavar="N", rich_help_panel=EFFORT, help=with_default("Rounds, in every process.", "100")),
 ]
 Until = Annotated[
     float | None,
     typer.Option(
         metavar="PERCENT",
         rich_help_panel=EFFORT,
-        help="Stop once every speedup's 95 % interval is within +- this; never before 30 rounds.",
-        show_default="never",
+        help=with_default(
+            "Stop once every speedup's 95 % interval is within +- this; never before 30 rounds.", "never"
+        ),
     ),
 ]
 Processes = Annotated[

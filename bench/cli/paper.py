@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from bench.cli.defaults import with_default
 from bench.cli.exits import exits
 from bench.cli.given import given, refuse_beside_resume
 
@@ -17,8 +18,9 @@ Budget = Annotated[
     typer.Option(
         metavar="TIME",
         rich_help_panel=EFFORT,
-        help="Time for all parts together: 90m, 2h, 1h30m, 3600s, 2d; none for the paper's full size.",
-        show_default="2h",
+        help=with_default(
+            "Time for all parts together: 90m, 2h, 1h30m, 3600s, 2d; none for the paper's full size.", "2h"
+        ),
     ),
 ]
 DryRun = Annotated[
@@ -32,7 +34,7 @@ DryRun = Annotated[
 Device = Annotated[str, typer.Option(rich_help_panel=WHERE, metavar="NAME", help="auto, cpu, cuda, cuda:N.")]
 Threads = Annotated[
     int | None,
-    typer.Option(metavar="N", rich_help_panel=WHERE, help="CPU threads in all.", show_default="every core"),
+    typer.Option(metavar="N", rich_help_panel=WHERE, help=with_default("CPU threads in all.", "every core")),
 ]
 Seed = Annotated[
     int, typer.Option(metavar="N", min=0, rich_help_panel=WHERE, help="Of weights, inputs, order and data.")
@@ -42,15 +44,25 @@ DataDir = Annotated[
     typer.Option(
         metavar="DIR",
         rich_help_panel=WHERE,
-        help="Where data sets lie, or are downloaded to.",
-        show_default="~/.cache/slc-bench/data",
+        help=with_default("Where data sets lie, or are downloaded to.", "~/.cache/slc-bench/data"),
     ),
 ]
 Output = Annotated[Path, typer.Option(metavar="DIR", rich_help_panel=OUT, help="Parent of the run's folder.")]
 Resume = Annotated[
     Path | None,
     typer.Option(
-        metavar="RUN", rich_help_panel=OUT, help="Continue a run that was cut off; --budget may give it more time."
+        metavar="RUN",
+        rich_help_panel=OUT,
+        help="Continue a run that was cut off; --budget may give it more time, --reuse runs of what has not begun.",
+    ),
+]
+Reuse = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="RUN",
+        rich_help_panel=EFFORT,
+        help="A finished run of one part, measured on this machine: taken as it is instead of measured again. "
+        "Several: once for each.",
     ),
 ]
 Json = Annotated[
@@ -65,6 +77,7 @@ def reproduce(
     ctx: typer.Context,
     budget: Budget = None,
     dry_run: DryRun = False,
+    reuse: Reuse = None,
     device: Device = "auto",
     threads: Threads = None,
     seed: Seed = 0,
@@ -80,15 +93,15 @@ def reproduce(
     and the name of everything that was left out.
     """
     if resume is not None:
-        refuse_beside_resume(given(ctx) - {"budget"})
+        refuse_beside_resume(given(ctx) - {"budget", "reuse"})
         from bench.cli import reproducing
 
-        return reproducing.resume(resume, budget, json=json, quiet=quiet)
+        return reproducing.resume(resume, budget, json=json, quiet=quiet, reuse=reuse or ())
     from bench.cli import reproducing
 
     request = reproducing.request(
         "2h" if budget is None else budget, device=device, threads=threads, seed=seed, data_dir=data_dir
     )
     if dry_run:
-        return reproducing.outlook(request, json=json, quiet=quiet)
-    return reproducing.new(request, output, json=json, quiet=quiet)
+        return reproducing.outlook(request, json=json, quiet=quiet, reuse=reuse or ())
+    return reproducing.new(request, output, json=json, quiet=quiet, reuse=reuse or ())

@@ -5,7 +5,7 @@ Everything here takes the list of parts, so that a test can have its own.
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -24,11 +24,13 @@ from bench.paper.evidence import claims_of
 from bench.paper.expectation import demand_of
 from bench.paper.parts import PAPER, AccuracyPart, Options, SpeedPart
 from bench.paper.record import PaperManifest, PartRecord
+from bench.paper.reuse import find, marked
 from bench.run import Run
 from reports import paper, results, terminal
 from reports.accuracy import results as accuracy_results
 from reports.accuracy import terminal as accuracy_terminal
 from reports.pipes import WhileRead, while_read
+from reports.whole import write_together
 
 CLAIMS_SCHEMA = "slc-bench/claims/1"
 OUTLOOK_SCHEMA = "slc-bench/paper-outlook/1"
@@ -52,30 +54,68 @@ def request(
         options = Options(device=device, threads=threads, seed=seed, data_dir=folder)
     except ValidationError as error:
         raise UsageError(f"--{first_problem(error)}") from None
-    command = ["python", "-m", "bench", *sys.argv[1:]]
+    command = ["python", "-m", "bench", *without_places(sys.argv[1:])]
     return edition.manifest_of(parts, options, parse_budget(budget), command)
 
 
-def new(manifest: PaperManifest, output: Path, *, json: bool, quiet: bool, expect: Expect = demand_of) -> int:
-    """Start a run and do it."""
+def without_places(words: Sequence[str]) -> list[str]:
+    """A command line whose reused runs are named by their folders alone: where they lay is nobody's concern."""
+    kept: list[str] = []
+    for word in words:
+        if kept and kept[-1] == "--reuse":
+            word = Path(word).resolve().name
+        elif word.startswith("--reuse="):
+            word = f"--reuse={Path(word.removeprefix('--reuse=')).resolve().name}"
+        kept.append(word)
+    return kept
+
+
+def new(
+    manifest: PaperManifest,
+    output: Path,
+    *,
+    json: bool,
+    quiet: bool,
+    expect: Expect = demand_of,
+    reuse: Sequence[Path] = (),
+) -> int:
+    """Start a run and do it; `reuse` are finished runs of parts, which are not measured again."""
     watch = _Watch(json=json, quiet=quiet)
-    return _do(edition.start(manifest, output, watch, expect), watch, json=json, quiet=quiet)
+    begun = edition.start(manifest, output, watch, expect, find(reuse, manifest))
+    return _do(begun, watch, json=json, quiet=quiet)
 
 
-def resume(path: Path, budget: str | None, *, json: bool, quiet: bool, expect: Expect = demand_of) -> int:
+def resume(
+    path: Path,
+    budget: str | None,
+    *,
+    json: bool,
+    quiet: bool,
+    expect: Expect = demand_of,
+    reuse: Sequence[Path] = (),
+) -> int:
     """Continue a run that was cut off, or that left something out; `budget` None leaves it as it was."""
     watch = _Watch(json=json, quiet=quiet)
-    return _do(edition.reopen(path, budget, watch, expect), watch, json=json, quiet=quiet)
+    return _do(edition.reopen(path, budget, watch, expect, reuse), watch, json=json, quiet=quiet)
 
 
-def outlook(manifest: PaperManifest, *, json: bool, quiet: bool = False, expect: Expect = demand_of) -> int:
+def outlook(
+    manifest: PaperManifest,
+    *,
+    json: bool,
+    quiet: bool = False,
+    expect: Expect = demand_of,
+    reuse: Sequence[Path] = (),
+) -> int:
     """Show what a run would do; nothing is kept, but data sets that were missing are."""
+    manifest = marked(manifest, find(reuse, manifest), {})
     look = Edition(manifest, None, _Watch(json=True, quiet=quiet), expect)
     look.look_ahead()
     if json:
         json_output.print_object(outlook_object(look.manifest))
     else:
         paper.print_parts(look.manifest, sys.stdout)
+        paper.print_notices(look.manifest, sys.stdout)
     return DONE
 
 
@@ -94,31 +134,13 @@ def _do(begun: Edition, watch: "_Watch", *, json: bool, quiet: bool) -> int:
     return {"complete": DONE, "interrupted": INTERRUPTED}.get(status, INCOMPLETE)
 
 
-def write_together(
-    folder: Path, manifest: PaperManifest, claims: Sequence[Claim], runs: Mapping[str, Run | AccuracyRun]
-) -> list[Path]:
-    """Write the tables and figures of all parts together, and the claims; what has no numbers yet is not written.
-
-    Raises OSError; a file is then as it was, or complete.
-    """
-    speed = [results.Result.of(run) for run in runs.values() if isinstance(run, Run)]
-    accuracy = [accuracy_results.Result.of(run) for run in runs.values() if isinstance(run, AccuracyRun)]
-    paths: list[Path] = []
-    if any(result.rows for result in speed):
-        paths += results.write_together(folder, speed)
-    if accuracy:
-        paths += accuracy_results.write_together(folder, accuracy)
-    return paths + paper.write(folder, claims, manifest)
-
-
 def _written(write: Callable[[], list[Path]], folder: Path) -> list[Path]:
     try:
         return write()
     except OSError as error:
         with while_read(sys.stderr):
             print(
-                f"warning: tables and figures are not written: {error}; make room, then: "
-                f"python -m bench paper --resume {folder}",
+                f"warning: tables and figures are not written: {error}; make room, then: python -m reports {folder}",
                 file=sys.stderr,
             )
         return []

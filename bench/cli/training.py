@@ -12,6 +12,7 @@ from bench.accuracy.grid import Grid
 from bench.accuracy.notices import all_notices
 from bench.accuracy.plan import Plan, Request, plan
 from bench.accuracy.run import AccuracyRun
+from bench.accuracy.settings import PAPER_LOSSES
 from bench.cli import json_output
 from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED
 from bench.errors import UsageError
@@ -20,13 +21,21 @@ from reports.accuracy.outlook import print_outlook
 from reports.pipes import WhileRead, while_read
 
 
-def request(*, lr: str | None, hyperparameters: Sequence[str] | None, **options: Any) -> Request:
+def request(*, lr: str | None, losses: str | None, hyperparameters: Sequence[str] | None, **options: Any) -> Request:
     """Options of the command line as a request. Raises UsageError for a list that is none of numbers."""
     return Request(
+        losses=_losses(losses),
         learning_rates=None if lr is None else [_number("--lr", part) for part in lr.split(",") if part.strip()],
         hyperparameters=hyperparameters_of(hyperparameters or ()),
         **options,
     )
+
+
+def _losses(asked: str | None) -> str | tuple[str, ...]:
+    """What to train by; a `paper` that somebody typed is the seven losses, beside a preset too."""
+    if asked is None:
+        return "paper"
+    return PAPER_LOSSES if asked.strip() == "paper" else asked
 
 
 def hyperparameters_of(texts: Sequence[str]) -> dict[str, dict[str, float | str]]:

@@ -8,6 +8,8 @@ The short parts come first: what they take beyond what was expected of them corr
 """
 
 import contextlib
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from bench.errors import UsageError
 from bench.folder import Notice, RunNotWritten, RunStatus, now
 from bench.machine import fingerprint
 from bench.machine.device import resolve_device
+from bench.paper import reuse
 from bench.paper.budget import Candidate, Demand, parse_budget, seconds_of, spread
 from bench.paper.parts import AccuracyPart, Options, Size, SpeedPart
 from bench.paper.record import PaperManifest, PaperWriter, PartRecord, load, size_words
@@ -168,9 +171,9 @@ class Edition:
             try:
                 found = record.model_copy(update={"demand": self._expect(record.part, self.manifest.options)})
             except UsageError as error:
-                found = record.model_copy(update={"state": "unavailable", "reason": str(error)})
+                found = record.model_copy(update={"state": "unavailable", "reason": _for_others(str(error))})
             except _FAILURES as error:
-                found = record.model_copy(update={"state": "failed", "reason": first_line(error)})
+                found = record.model_copy(update={"state": "failed", "reason": _for_others(first_line(error))})
             self._put(found, preparing_s=before + self._clock() - began)
             if found.state != "waiting":
                 self._watch.ends(found, None)
@@ -224,9 +227,9 @@ class Edition:
             )
             state, reason = _outcome(run)
         except UsageError as error:
-            state, reason = "failed", str(error)
+            state, reason = "failed", _for_others(str(error))
         except _FAILURES as error:
-            state, reason = "failed", first_line(error)
+            state, reason = "failed", _for_others(first_line(error))
         finally:
             self._update(key, seconds=before + self._clock() - began)
         self._update(key, state=state, reason=reason)
@@ -313,6 +316,11 @@ def _outcome(run: Run | AccuracyRun) -> tuple[str, str]:
     return "incomplete", _what_is_missing(run)
 
 
+def _for_others(reason: str) -> str:
+    """A reason as it is kept: a run may be published, and its owner's home is nobody else's concern."""
+    return reason.replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
+
+
 def _what_is_missing(run: Run | AccuracyRun) -> str:
     if isinstance(run, Run):
         failed = [point for point in run.manifest.points if point.status != "ok"]
@@ -327,9 +335,39 @@ def _what_is_missing(run: Run | AccuracyRun) -> str:
     return notices[-1].happened if notices else "not everything that was asked for was measured"
 
 
-def start(manifest: PaperManifest, output: Path, watch: Watch, expect: Expect) -> Edition:
-    """A new run in a folder under `output`. Raises UsageError if that cannot be written."""
-    return Edition(manifest, PaperWriter.create(output, manifest), watch, expect)
+def start(
+    manifest: PaperManifest, output: Path, watch: Watch, expect: Expect, reused: Sequence[reuse.Found] = ()
+) -> Edition:
+    """A new run in a folder under `output`, with copies of the runs that are reused.
+
+    Raises UsageError if that cannot be written; nothing of it is then left.
+    """
+    writer = PaperWriter.create(output, manifest)
+    try:
+        manifest = _taking(manifest, writer, reused)
+    except BaseException:
+        writer.close()
+        shutil.rmtree(writer.path, ignore_errors=True)
+        raise
+    return Edition(manifest, writer, watch, expect)
+
+
+def _taking(manifest: PaperManifest, writer: PaperWriter, reused: Sequence[reuse.Found]) -> PaperManifest:
+    """Copy the runs that are reused into the folder and write the manifest that says so; all of it or nothing.
+
+    Raises UsageError.
+    """
+    folders = reuse.copy_into(writer.path, reused)
+    manifest = reuse.marked(manifest, reused, folders)
+    try:
+        writer.replace(manifest)
+    except BaseException as error:
+        for folder in folders.values():
+            shutil.rmtree(writer.path / folder, ignore_errors=True)
+        if isinstance(error, RunNotWritten):
+            raise UsageError(f"{error}; make room, or make it writable") from None
+        raise
+    return manifest
 
 
 def runs_of(manifest: PaperManifest, path: Path) -> dict[str, Run | AccuracyRun]:
@@ -380,11 +418,11 @@ def reopened(manifest: PaperManifest, budget: str | None) -> PaperManifest:
     return manifest.model_copy(update=update)
 
 
-def reopen(path: Path, budget: str | None, watch: Watch, expect: Expect) -> Edition:
+def reopen(path: Path, budget: str | None, watch: Watch, expect: Expect, reused: Sequence[Path] = ()) -> Edition:
     """A paper's run that was cut off, or was left without something, to be continued.
 
-    A new budget counts from its first beginning; None leaves the old one. Raises UsageError if it cannot be read or
-    written, or if machine or versions are others than those it began with.
+    A new budget counts from its first beginning; None leaves the old one. `reused`: runs of parts that have not begun.
+    Raises UsageError if it cannot be read or written, or if machine or versions are others than those it began with.
     """
     manifest = load(path)
     try:
@@ -399,11 +437,10 @@ def reopen(path: Path, budget: str | None, watch: Watch, expect: Expect) -> Edit
         for record in manifest.parts:
             if record.folder is not None and not (path / record.folder).is_dir():
                 raise UsageError(f"{path / record.folder}, a part of the paper, is gone; put it back, or start anew")
-        writer.replace(manifest)
-    except RunNotWritten as error:
-        writer.close()
-        raise UsageError(f"{path} cannot be continued: {error}; make room, or make it writable") from None
-    except UsageError:
+        found = reuse.find(reused, manifest)
+        reuse.remove_unfinished(path)
+        manifest = _taking(manifest, writer, found)
+    except BaseException:
         writer.close()
         raise
     return Edition(manifest, writer, watch, expect)

@@ -16,7 +16,7 @@ from bench.accuracy.settings import PAPER_LOSSES, PAPER_RATES
 from bench.paper import claims
 from bench.paper.claims import Claim, Detail, Holds, Interval
 from bench.paper.parts import AccuracyPart, SpeedPart
-from bench.paper.record import PartRecord
+from bench.paper.record import PartRecord, reused_words
 from bench.run import Run
 from bench.speed.notices import carry_over_ratio, control_ratio
 from bench.speed.rows import Row, round_tables, rows
@@ -29,6 +29,15 @@ FIG_1 = "inception_v3"
 
 #: Measures of Table 1 -> their headings.
 MEASURES = {"auprc": "1-AUPRC", "precision_at_90": "1-Precision@0.9", "precision_at_99": "1-Precision@0.99"}
+
+#: Why there is no number, in a word or two; the whole reason stands once, with the parts.
+_WITHOUT_NUMBERS = {
+    "waiting": "not begun",
+    "begun": "cut off before there was a number",
+    "left-out": "left out for want of time",
+    "unavailable": "it cannot be done here",
+    "failed": "it failed",
+}
 
 _VERDICTS: Mapping[str, Holds] = {"parity": "yes", "worse": "no", "undecided": "undecided"}
 
@@ -97,7 +106,7 @@ def _tenfold(part: _Speed) -> Detail:
         quantity=f"speedup at {row.classes:,} classes",
         holds=claims.at_least(found, claims.TENFOLD),
         found=found,
-        rests_on=_rounds(row),
+        rests_on=_rounds(part, row),
         falls_short=_short_of_rounds(part, row),
     )
 
@@ -112,7 +121,7 @@ def _little_speedup(part: _Speed) -> list[Detail]:
             quantity=f"speedup at {row.classes:,} classes",
             holds=claims.at_most(_speedup(row), claims.SMALL_SPEEDUP),
             found=_speedup(row),
-            rests_on=_rounds(row),
+            rests_on=_rounds(part, row),
             falls_short=_short_of_rounds(part, row),
         )
         for row in measured
@@ -132,7 +141,7 @@ def _independent(part: _Speed) -> list[Detail]:
 
 
 def _ratio_detail(part: _Speed, row: Row, quantity: str, ratio: Ratio | None) -> Detail:
-    rests_on, short = _rounds(row), _short_of_rounds(part, row)
+    rests_on, short = _rounds(part, row), _short_of_rounds(part, row)
     if ratio is None:
         too_few = "too few passes for an interval"
         return Detail(part.arch, quantity, "undecided", None, rests_on, "; ".join(filter(None, (too_few, short))))
@@ -148,7 +157,11 @@ def _ratio_detail(part: _Speed, row: Row, quantity: str, ratio: Ratio | None) ->
 
 
 def _measured(part: _Speed) -> list[Row]:
-    return [row for row in part.rows if row.kind == "point" and row.status == "ok" and row.speedup is not None]
+    """The counts of the part, of which the claims speak; a run that is reused can have others too."""
+    assert isinstance(part.record.part, SpeedPart)
+    wanted = part.record.part.classes
+    measured = [row for row in part.rows if row.kind == "point" and row.status == "ok" and row.speedup is not None]
+    return [row for row in measured if row.classes in wanted]
 
 
 def _speedup(row: Row) -> Interval:
@@ -156,8 +169,9 @@ def _speedup(row: Row) -> Interval:
     return Interval(row.speedup, row.speedup_low, row.speedup_high)
 
 
-def _rounds(row: Row) -> str:
-    return f"{row.rounds_done:,} minibatches of {row.batch_size}, {row.dtype}, {row.device}"
+def _rounds(part: _Speed, row: Row) -> str:
+    size = f"{row.rounds_done:,} minibatches of {row.batch_size}, {row.dtype}, {row.device}"
+    return "; ".join(filter(None, (size, reused_words(part.record))))
 
 
 def _short_of_rounds(part: _Speed, row: Row) -> str:
@@ -223,37 +237,46 @@ def _mean_auprc(run: AccuracyRun, models: Sequence[Evaluation]) -> Measured:
 
 
 def _errors_by_class(by_seed: Sequence[Sequence[Evaluation]], measure: str) -> Floats:
-    """One minus a measure by class, mean over seeds and losses; shape (classes that occur,)."""
+    """One minus a measure by seed and class, mean over losses; shape (seeds, classes that occur)."""
     values = np.array(
         [
-            [np.nan if value is None else value for value in getattr(each.single.by_class, measure)]
+            [
+                [np.nan if value is None else value for value in getattr(each.single.by_class, measure)]
+                for each in models
+            ]
             for models in by_seed
-            for each in models
         ],
         dtype=float,
     )
-    errors: Floats = 1 - values[:, np.isfinite(values).all(axis=0)].mean(axis=0)
+    errors: Floats = 1 - values[:, :, np.isfinite(values).all(axis=(0, 1))].mean(axis=1)
     return errors
 
 
 def ratio_over_classes(ours: Floats, theirs: Floats) -> tuple[float, float, float] | None:
-    """Ratio of two means over the same classes, with its 95 % interval; both of shape (classes,).
+    """Ratio of two means over the same seeds and classes, with its 95 % interval; both of shape (seeds, classes).
 
-    The classes are taken as a sample (the test records keep no influence of single examples on a precision): the
-    delta method on the paired logarithms, with a t quantile of classes - 1 degrees of freedom. None for fewer than two
-    classes or a mean of 0.
+    The classes are taken as a sample (the test records keep no influence of single examples on a precision), and the
+    seeds are one: the delta method on the paired logarithms, a margin with a t quantile for each of the two, whose
+    squares add up as in the parity verdict. One seed has no margin. None for fewer than two classes or a mean of 0.
     """
-    if len(ours) < 2 or ours.mean() <= 0 or theirs.mean() <= 0:
+    if ours.shape[1] < 2 or ours.mean() <= 0 or theirs.mean() <= 0:
         return None
     ratio = float(ours.mean() / theirs.mean())
     pull = ours / ours.mean() - theirs / theirs.mean()
-    error = float(np.std(pull, ddof=1)) / math.sqrt(len(pull))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(pull) - 1)) * error
+    reach = math.hypot(_margin_of_mean(pull.mean(axis=0)), _margin_of_mean(pull.mean(axis=1)))
     return ratio, ratio * math.exp(-reach), ratio * math.exp(reach)
 
 
+def _margin_of_mean(values: Floats) -> float:
+    """Half the 95 % interval of the mean of a sample; 0 for a single value, which says nothing of its error."""
+    if len(values) < 2:
+        return 0.0
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * error
+
+
 def _no_degradation(part: _Accuracy) -> list[Detail]:
-    aligned = [row for row in part.rows if row.aligned and row.measures]
+    aligned = [row for row in part.rows if row.aligned and row.loss in PAPER_LOSSES and row.measures]
     if part.run is None or not aligned:
         return [_not_measured(part.dataset, "1-AUPRC of one logit, over that of all logits of CE", part.record)]
     return [_parity_detail(part, row) for row in aligned]
@@ -279,10 +302,11 @@ def _trainings(part: _Accuracy) -> str:
     manifest = part.run.manifest
     rates = ", ".join(f"{rate:g}" for rate in manifest.learning_rates)
     seeds = f"{len(manifest.seeds)} seed{'s' * (len(manifest.seeds) != 1)}"
-    return (
+    size = (
         f"{manifest.recipe.steps:,} steps at rates {rates}, {seeds}, {manifest.dataset.test:,} test examples, "
         f"{manifest.recipe.device}"
     )
+    return "; ".join(filter(None, (size, reused_words(part.record))))
 
 
 def _short_of_steps(part: _Accuracy) -> str:
@@ -293,11 +317,17 @@ def _short_of_steps(part: _Accuracy) -> str:
     if manifest.recipe.steps < asked.full:
         short.append(f"{manifest.recipe.steps:,} of the paper's {asked.full:,} steps")
     rates = asked.learning_rates if asked.preset else PAPER_RATES
-    if len(manifest.learning_rates) < len(rates):
-        short.append(f"{len(manifest.learning_rates)} of its {len(rates)} learning rates")
-    untested = [row.name for row in part.rows if not row.measures]
+    tried = sum(rate in manifest.learning_rates for rate in rates)
+    if tried < len(rates):
+        short.append(f"{tried} of its {len(rates)} learning rates")
+    counted = [row for row in part.rows if row.loss in PAPER_LOSSES]
+    untested = [row.name for row in counted if not row.measures]
     if untested:
         short.append(f"without {', '.join(untested)}")
+    asked_seeds = len(manifest.seeds)
+    short += [
+        f"{row.name} on {len(row.seeds)} of {asked_seeds} seeds" for row in counted if 0 < len(row.seeds) < asked_seeds
+    ]
     return "; ".join(short + _unfinished(part.run))
 
 
@@ -308,7 +338,5 @@ def _unfinished(run: Run | AccuracyRun | None) -> list[str]:
 
 
 def _not_measured(subject: str, quantity: str, record: PartRecord) -> Detail:
-    reason = record.reason or {"waiting": "not begun", "begun": "cut off before there was a number"}.get(
-        record.state, ""
-    )
-    return Detail(subject, quantity, "not measured", falls_short=reason or "no numbers")
+    reason = _WITHOUT_NUMBERS.get(record.state, "no numbers")
+    return Detail(subject, quantity, "not measured", falls_short=reason)

@@ -25,6 +25,14 @@ SCHEMA_VERSION = 1
 PartState = Literal["waiting", "begun", "done", "incomplete", "failed", "left-out", "unavailable"]
 
 
+class Reused(Record):
+    """A finished run that was taken as a part instead of measuring it again."""
+
+    name: str = Field(description="the run's own; where it lay is not kept")
+    created: str = Field(description="UTC, ISO 8601")
+    commit: str | None = Field(None, description="of slc-bench's working tree when it was measured, if it is known")
+
+
 class PartRecord(Record):
     """One part and what became of it."""
 
@@ -35,6 +43,7 @@ class PartRecord(Record):
     size: Size | None = Field(None, description="how much of it is done; none if it is left out")
     seconds: NonNegativeFloat = Field(0.0, description="spent on it so far")
     folder: str | None = Field(None, description="its run, under the paper's folder; none before it began")
+    reused: Reused | None = Field(None, description="the run it is a copy of; none if it was measured for this one")
 
 
 class PaperManifest(RunManifest):
@@ -73,6 +82,13 @@ def load(path: Path) -> PaperManifest:
 def name_of(part: SpeedPart | AccuracyPart) -> str:
     """A part in words."""
     return f"speed of {part.arch}" if isinstance(part, SpeedPart) else f"accuracy on {part.dataset}"
+
+
+def reused_words(record: PartRecord) -> str:
+    """Which run a part was taken from; nothing for one that was measured."""
+    if record.reused is None:
+        return ""
+    return f"reused: run {record.reused.name} of {record.reused.created[:10]}"
 
 
 def size_words(part: SpeedPart | AccuracyPart, size: Size) -> str:

@@ -17,8 +17,7 @@ from matplotlib.ticker import NullLocator
 
 from reports.accuracy import wording
 from reports.accuracy.canvas import Block, Grid, layout
-from reports.figures import _STYLE as STYLE
-from reports.figures import COLOURS, PAPER_COLOUR
+from reports.figures import COLOURS, PAPER_COLOUR, styled
 from reports.wording import count, hardware
 
 if TYPE_CHECKING:
@@ -45,10 +44,8 @@ DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
 
 @contextmanager
 def _styled() -> Iterator[None]:
-    """Our style, and nothing of the user's: a matplotlibrc must not change a published figure."""
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams.update(STYLE)
+    """Our style; names of classes and folders are printed as they are, a dollar sign in them too."""
+    with styled(), mpl.rc_context({"text.parse_math": False}):
         yield
 
 
@@ -143,7 +140,7 @@ def _fig2_block(panels: Sequence[Axes], run: "AccuracyRun", models: Sequence["Ev
         error = [] if auprc is None else [f"1-AUPRC {wording.decimal(1 - auprc)}"]
         _distribution(upper, model.histogram_of_class, error)
         _distribution(lower, model.histogram_pooled, [f"in order {ordered}"])
-        upper.set_title(f"{name}: class {model.shown_class}", loc="left")
+        upper.set_title(f"{name}: class {wording.class_name(run.manifest, model.shown_class)}", loc="left")
         lower.set_title(f"{name}: all classes", loc="left")
         lower.set_xlabel("logit")
     for axis in (panels[0], panels[2]):
@@ -223,8 +220,9 @@ def _fig2_caption(runs: Labelled, shown: Sequence[tuple["Evaluation | None", "Ev
         "Logits on the test data, of one class (top) and of all classes together (bottom), by a model trained with a "
         "loss that does not follow the Principle of Logit Separation (left) and one that does (right). True logits "
         "are those of the examples' own classes. Each distribution has area 1, though there are as many false logits "
-        "for a true one as there are other classes; overlap is the area both share. In order: share of the pairs of "
-        f"a true and a false logit of which the true one is larger. {100 * CUT_SHARE:g} % are cut off at either end."
+        "for a true one as there are other classes; overlap is the area both share, in "
+        "these bins. In order: share of the pairs of a true and a false logit of which the true one is larger. "
+        f"{100 * CUT_SHARE:g} % are cut off at either end."
     ]
     for (label, run), models in zip(runs, shown, strict=True):
         names = {loss.key: loss.name for loss in run.manifest.losses}
@@ -262,8 +260,9 @@ def draw_curves(runs: Labelled, *, note: str = "") -> Figure:
     rates = sorted({rate for _, run in runs for rate in run.manifest.learning_rates}, reverse=True)
     caption = (
         "One line a training (learning rate and seed). Strong lines: the rate with the highest validation accuracy at "
-        "the end, which is the one that meets the test data; its accuracy stands at the lower right. The axis is "
-        "logarithmic in the share of errors. Crosses: where a training diverged or failed."
+        "the end, of equals with the lowest validation loss, which is the one that meets the test data; its accuracy "
+        "stands at the lower right. The axis is logarithmic in the share of errors. Crosses: where a training diverged "
+        "or failed."
     )
     with _styled():
         legend = _curve_legend(rates, [training for _, run in runs for training in run.trainings])

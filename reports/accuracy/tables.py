@@ -85,7 +85,7 @@ def _spread_cells(found: "Mapping[str, Spread | None]", prefix: str = "") -> dic
 
 
 def _parity_cells(against: str, found: "Parity | None") -> dict[str, float | str | None]:
-    fields = ("verdict", "ratio", "low", "high", "reason")
+    fields = ("verdict", "ratio", "low", "high", "seeds", "reason")
     return {f"{field}_against_{against}": None if found is None else getattr(found, field) for field in fields}
 
 
@@ -129,7 +129,7 @@ def _method_line(row: "Table2Row") -> dict[str, Any]:
     }
 
 
-_COUNTS = ("seeds", "train_separated_seeds", "test_separated_seeds")
+_COUNTS = ("seeds", "seeds_against_ce", "seeds_against_own", "train_separated_seeds", "test_separated_seeds")
 
 
 def _write(
@@ -159,6 +159,7 @@ def _section1(label: str, result: "Result") -> str:
         _table1(result),
         _note1(result),
         _list("Can one logit replace all of them?", wording.verdict_lines(result.rows)),
+        _text(wording.one_seed_note(result.rows)),
         _separation(result),
         _list("Losses without a model of every seed", wording.incomplete(result.rows)),
         _list("Trainings that did not get to their end", wording.training_failures(result.run.trainings)),
@@ -234,7 +235,8 @@ def _note1(result: "Result") -> str:
     parts = [
         "Measures of the single logit, means over the classes, on the test data; lower is better, the best is bold. "
         "The dashed line parts the losses that do not follow the Principle of Logit Separation from those that do. "
-        "The rate of each loss is the one with the highest accuracy on the validation data.",
+        "The rate of each loss is the one with the highest accuracy on the validation data, of equals with the lowest "
+        "loss there.",
         "Mean and standard deviation over seeds." if several else "",
         f"Left out are {len(skipped)} classes without a test example: {wording.listed(skipped)}." if skipped else "",
         "The improvement is that of the mean of the aligned losses over the mean of the others, of losses that have a "

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 #: A log says how far a grid is no more often than this.
 PLAIN_S = 10.0
 
-COLUMNS = ("loss", "rate", "1-AUPRC", "1-P@.9", "1-P@.99", "all logits: 1-AUPRC", "against CE's all logits")
-WORDS = ("loss", "rate", "against CE's all logits", "training")
+COLUMNS = ("loss", "rate", "1-AUPRC", "1-P@.9", "1-P@.99", "all logits:\n1-AUPRC", "against CE's\nall logits")
+WORDS = ("loss", "rate", "against CE's\nall logits", "training")
 RUNNING_COLUMNS = ("training", "step", "steps/s", "training loss", "validation accuracy")
 
 
@@ -159,8 +159,9 @@ class QuietView:
             self._console.print(Text(f"{state}: this is the table so far", style="yellow"), soft_wrap=True)
         for line in wording.training_failures(run.trainings):
             self._console.print(Text(line, style="red"), soft_wrap=True)
-        for line in (*wording.incomplete(rows), *wording.verdict_lines(rows)):
-            self._console.print(line, soft_wrap=True)
+        for line in (*wording.incomplete(rows), *wording.verdict_lines(rows), wording.one_seed_note(rows)):
+            if line:
+                self._console.print(line, soft_wrap=True)
         for notice in (*run.manifest.notices, *run.notices, *notices):
             self.notice(notice)
         if paths:
@@ -352,7 +353,7 @@ def table1(rows: "Sequence[Table1Row]") -> Table:
     for losses, found in estimates.improvements(rows).items():
         shares = [wording.percent(found.get(measure)) for measure in wording.MEASURES]
         if any(shares):
-            table.add_row(f"improvement, {wording.IMPROVEMENTS.get(losses, losses)}", "", *shares)
+            table.add_row("improvement" if losses == "paper" else f"improvement, {losses}", "", *shares)
     return table
 
 

@@ -29,6 +29,9 @@ DECIMALS = 4
 #: So many classes are named one by one; the records have all.
 MOST_LISTED = 10
 
+#: Characters of a class's name in the title of a panel.
+LONGEST_NAME = 32
+
 #: Our names of data sets -> as they are written.
 DATASETS = {
     "mnist": "MNIST",
@@ -139,6 +142,23 @@ def verdict_lines(rows: Sequence["Table1Row"]) -> list[str]:
     return lines
 
 
+def one_seed_note(rows: Sequence["Table1Row"]) -> str:
+    """What the intervals leave out, said once for all verdicts: with one seed the spread between trainings."""
+    seeds_of = {
+        row.name: [each.seeds for each in (row.parity_with_ce, row.parity_with_own) if each and each.low is not None]
+        for row in rows
+    }
+    alone = [name for name, found in seeds_of.items() if 1 in found]
+    if not alone:
+        return ""
+    every = {seeds for found in seeds_of.values() for seeds in found} == {1}
+    whose = "" if every else f" of {', '.join(alone)}"
+    return (
+        f"The intervals{whose} rest on one seed: they say how far other test "
+        "examples would move the ratio, and nothing of the spread between trainings."
+    )
+
+
 def training_failures(trainings: Sequence[Training]) -> list[str]:
     """One line for every training that did not get to its end."""
     return [failure(training) for training in trainings if training.status != "ok"]
@@ -237,6 +257,13 @@ def _data_lines(facts: DatasetFacts) -> list[str]:
     shape = "x".join(map(str, facts.input_shape))
     sizes = f"{count(facts.train)} to train, {count(facts.validation)} to choose the rate, {count(facts.test)} to test"
     return [f"{count(facts.classes)} classes, examples of {shape}: {sizes}", *facts.notes]
+
+
+def class_name(manifest: Manifest, number: int) -> str:
+    """A class by its name, cut to fit a title; by its number in a run that has no names."""
+    name = manifest.class_names[number] if number < len(manifest.class_names) else str(number)
+    name = " ".join(name.split()) or str(number)
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
 def recipe_words(recipe: Recipe) -> str:

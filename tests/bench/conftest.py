@@ -1,6 +1,7 @@
 """Runs of tiny networks (tests/factories/tiny_networks.py): in a process of their own, or in this one."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -38,9 +39,19 @@ def tiny_options(output: Path | str, *options: object, network: str = "small", c
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT interrupts this process and those it starts, though a shell's background job is told to ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def among_factories() -> Iterator[pytest.MonkeyPatch]:
     """This process, and those it starts, can name the factories; rates are calibrated roughly, in no time."""
-    with pytest.MonkeyPatch.context() as patch:
+    with interruptible(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(FACTORIES)
         patch.setenv("PYTHONPATH", str(Path(bench.__file__).parents[1]))
         patch.setattr(prediction, "STREAMED_WEIGHT_BYTES", 2**22)
@@ -64,15 +75,16 @@ def start_bench(*arguments: object, fault: str | None = None, script: str | None
     """The command line in a process of its own, from the folder of the factories; or a script, with arguments."""
     begin = ["-m", "bench"] if script is None else ["-c", script]
     environment = {**os.environ, "PYTHONPATH": str(Path(bench.__file__).parents[1])}
-    return subprocess.Popen(
-        [sys.executable, *begin, *map(str, arguments)],
-        cwd=FACTORIES,
-        env={**environment, **({"TINY_FAULT": fault} if fault else {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    with interruptible():
+        return subprocess.Popen(
+            [sys.executable, *begin, *map(str, arguments)],
+            cwd=FACTORIES,
+            env={**environment, **({"TINY_FAULT": fault} if fault else {})},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
 
 def run_bench(*arguments: object, fault: str | None = None, script: str | None = None) -> Ended:

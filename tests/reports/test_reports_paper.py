@@ -1,15 +1,18 @@
 import csv
+import dataclasses
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.folder import Notice
 from bench.machine.fingerprint import Machine
 from bench.paper import claims
 from bench.paper.budget import Demand
 from bench.paper.claims import Claim, Detail, Interval
 from bench.paper.parts import AccuracyPart, Options, Size, SpeedPart
-from bench.paper.record import PaperManifest, PartRecord
+from bench.paper.record import PaperManifest, PartRecord, Reused
 from reports import paper
 
 FULL = Detail(
@@ -82,7 +85,8 @@ def test_each_claim_has_its_rule_its_cases_and_what_they_fall_short_of(manifest:
     assert "20 of the paper's 100 minibatches |" in text
     assert "| svhn | improvement of 1-AUPRC |  | not measured |  | svhn \\| is not here |" in text
     assert "| speed of alexnet | 20 minibatches | 100 | 61 s | done |" in text
-    assert "| accuracy on svhn |  | 100,000 |  | unavailable: svhn \\| is not here |" in text
+    assert "| accuracy on svhn |  | 100,000 |  | unavailable |" in text
+    assert text.endswith("\n\n* accuracy on svhn: unavailable: svhn \\| is not here\n")
 
 
 def test_the_csv_has_every_case_to_full_precision() -> None:
@@ -118,6 +122,64 @@ def test_a_terminal_is_told_what_is_missing(manifest: PaperManifest) -> None:
     paper.print_claims(_claims(), manifest, [], stream)
     assert "accuracy on svhn: unavailable: svhn | is not here" in stream.getvalue()
     assert "speed of alexnet" not in stream.getvalue()
+
+
+REUSED = PartRecord(
+    part=SpeedPart(arch="inception_v3"),
+    state="done",
+    size=Size(amount=100),
+    folder="y",
+    reused=Reused(name="inception_v3", created="2026-02-28T23:59:59+00:00"),
+)
+
+
+def test_what_is_reused_is_said_wherever_the_parts_are(manifest: PaperManifest) -> None:
+    manifest = manifest.model_copy(update={"parts": (*manifest.parts, REUSED)})
+    words = "speed of inception_v3: reused: run inception_v3 of 2026-02-28"
+    shows = (
+        lambda stream: paper.print_parts(manifest, stream),
+        lambda stream: paper.print_beginning(manifest, Path("results/x"), stream),
+        lambda stream: paper.print_claims(_claims(), manifest, [], stream),
+    )
+    for show in shows:
+        stream = io.StringIO()
+        show(stream)
+        assert words in stream.getvalue().splitlines()
+    text = paper.claims_markdown(_claims(), manifest)
+    assert "| speed of inception_v3 | 100 minibatches | 100 |  | reused: run inception_v3 of 2026-02-28 |" in text
+
+
+def test_tables_on_a_terminal_fit_into_100_columns(manifest: PaperManifest) -> None:
+    size = Size(amount=6_000_000, learning_rates=(0.1,))
+    record = PartRecord(part=AccuracyPart(dataset="imagenet"), state="left-out", size=size, reason="why " * 100)
+    dear = record.model_copy(update={"demand": Demand(fixed_s=1e6, unit_s=100)})
+    manifest = manifest.model_copy(update={"parts": (*manifest.parts, dear)})
+    stream = io.StringIO()
+    paper.print_parts(manifest, stream)
+    many = [FULL, *[dataclasses.replace(SHORT, subject=f"network_{number}") for number in range(9)]]
+    paper.print_claims([claims.tenfold(many), *_claims()], manifest, [], stream)
+    table = [line for line in stream.getvalue().splitlines() if line.startswith("|")]
+    assert len(table) > 20
+    assert all(len(line) <= 100 for line in table)
+    assert "why why why" in stream.getvalue()
+    assert "network_8" in stream.getvalue()
+
+
+def test_claims_for_others_name_no_folder_of_this_machine(manifest: PaperManifest) -> None:
+    here = Path.home() / "of" / "mine"
+    reason = f"put it into {here / 'data' / 'svhn'} or {here / 'elsewhere'}"
+    left = manifest.parts[1].model_copy(update={"reason": reason})
+    options = Options(data_dir=str(here / "data"))
+    text = paper.claims_markdown(_claims(), manifest.model_copy(update={"parts": (left,), "options": options}))
+    assert "* accuracy on svhn: unavailable: put it into DATA_DIR/svhn or ~/of/mine/elsewhere" in text
+    assert str(Path.home()) + "/" not in text
+
+
+def test_what_was_noticed_stands_with_the_claims(manifest: PaperManifest) -> None:
+    assert "## Noticed" not in paper.claims_markdown(_claims(), manifest)
+    notice = Notice(kind="not-written", happened="no room", matters="it ended here", remedy="make room")
+    text = paper.claims_markdown(_claims(), manifest.model_copy(update={"notices": (notice,)}))
+    assert text.endswith("## Noticed\n\n* no room: it ended here; make room\n")
 
 
 def test_what_is_expected_is_added_up(manifest: PaperManifest) -> None:

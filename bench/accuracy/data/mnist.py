@@ -59,7 +59,8 @@ def _read(name: str, source: Any, unpacked_md5: Mapping[str, str], data_dir: Pat
         Labelled(tensors[f"{part}-images-idx3-ubyte"][:, None], tensors[f"{part}-labels-idx1-ubyte"])
         for part in ("train", "t10k")
     )
-    return Published(train, test, tuple(source.classes), checksums, tuple(notes))
+    class_names = tuple(name.partition(" - ")[0] for name in source.classes)  # torchvision's name of 1 is "1 - one"
+    return Published(train, test, class_names, checksums, tuple(notes))
 
 
 def _found(folder: Path, archive: str) -> Path | None:

@@ -43,8 +43,9 @@ PANEL = 2**17
 #: Scores a class, on average, from which they are searched class by class; below, all of a panel at once.
 BY_CLASS = 32
 
-#: Rows whose probabilities sum to 1 within this are refused; half precision is off by less.
-SUM_TOLERANCE = 1e-3
+#: Rows whose probabilities sum to 1 within this are refused: bfloat16 rounds each of them by up to 2**-9 of itself, so
+#: that a row of them is off by no more, and float16 by an eighth of it.
+SUM_TOLERANCE = 2**-8
 
 
 @dataclass(frozen=True, eq=False)

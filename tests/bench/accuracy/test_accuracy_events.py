@@ -1,4 +1,5 @@
-from bench.accuracy.events import EVENT, Ended, Event, Stepped
+from bench.accuracy.events import Ended, Stepped
+from bench.accuracy.orders import EVENT, Done, Event, Failed
 from bench.accuracy.records import CurvePoint, Training
 from bench.accuracy.settings import Member
 
@@ -17,6 +18,8 @@ def test_events_cross_a_pipe_as_lines() -> None:
             steps_per_s=None,
         ),
         Ended(training=Training(member=MEMBER, status="ok", steps=10, curve=(point,), seconds=2.0)),
+        Failed(reason="no memory\nleft", cause="work"),
+        Done(),
     ]
     for event in events:
         line = event.model_dump_json()

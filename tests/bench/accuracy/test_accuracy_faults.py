@@ -85,7 +85,8 @@ REFUSED: dict[str, tuple[list[str], list[str]]] = {
     "device": (["--device", "tpu"], ["'tpu'", "auto, cpu, cuda"]),
     "network": (["--network", "resnet50"], ["'resnet50'", "use mlp or cnn"]),
     "preset": (["--preset", "paper"], ["'paper'", "paper-imagenet"]),
-    "preset of images": (["--preset", "paper-imagenet"], ["inception_v3", "299 pixels"]),
+    "preset of images": (["--preset", "paper-imagenet", "--dataset", "digits"], ["inception_v3", "299 pixels"]),
+    "preset without its data": (["--preset", "paper-imagenet", "--data-dir", "nowhere"], ["imagenet", "nowhere"]),
     "no equals": (["--hyperparameter", "self-norm"], ["'self-norm'", "LOSS.NAME=VALUE"]),
     "no value": (["--hyperparameter", "self-norm.alpha="], ["LOSS.NAME=VALUE"]),
     "its loss": (["--hyperparameter", "self-nrm.alpha=1"], ["'self-nrm'", "did you mean self-norm"]),
@@ -293,7 +294,8 @@ def _edit(path: Path, **change: Any) -> str:
         ({"machine": {"cpu": "Zilog Z80"}}, ["cannot be continued here", "cpu"]),
         ({"versions": {"torch": "0.4.1"}}, ["cannot be continued here", "torch (0.4.1 then"]),
         ({"schema_version": 99}, ["run.json", "schema version 99"]),
-        ({"kind": "speed"}, ["run.json", "kind"]),
+        ({"kind": "speed"}, ["run.json", "kind 'speed'", "'accuracy' is needed", "its command is python -m bench"]),
+        ({"kind": [1]}, ["run.json", "kind [1]", "'accuracy' is needed"]),
         ({"seeds": [-1]}, ["run.json", "seeds"]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -308,7 +310,7 @@ def test_other_data_machines_versions_or_runs_are_refused(
 
 
 def test_a_speed_run_is_not_resumed_as_a_grid(cut_off: Path, here: Command) -> None:
-    assert_one_clear_line(here("--resume", cut_off), "run.json")
+    assert_one_clear_line(here("--resume", cut_off), "run.json", "'accuracy'", "'speed'", "python -m bench accuracy")
 
 
 def test_rubbish_in_the_middle_of_the_trainings_is_named_and_left_as_it_is(cut_off: Path, here: Command) -> None:

@@ -25,6 +25,7 @@ def test_trainings_that_were_lost_are_one_notice_a_kind(
     assert first.happened.startswith("6 trainings diverged: ce-lr0.1-seed0 (it diverged), ")
     assert first.happened.endswith("and 2 more")
     assert second.happened == "1 training failed: ce-lr0.1-seed9 (it failed)"
+    assert "--resume" in second.remedy
 
 
 def test_a_best_rate_at_the_end_of_those_tried_is_told(

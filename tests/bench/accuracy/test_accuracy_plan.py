@@ -66,6 +66,33 @@ def test_the_preset_is_what_tensorflow_did_and_gives_way(tiny: Dataset, monkeypa
     assert planned.recipe.epsilon is None, "RMSProp's epsilon of 1 would stop Adam"
 
 
+@pytest.mark.parametrize(
+    ("asked", "dataset", "network"),
+    [
+        ({"preset": "paper-imagenet"}, "imagenet", "inception_v3"),
+        ({"preset": "paper-imagenet", "dataset": "mnist"}, "mnist", "inception_v3"),
+        ({}, "digits", "mlp"),
+    ],
+)
+def test_a_preset_chooses_its_data_set_unless_one_is_named(
+    asked: dict[str, Any], dataset: str, network: str, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With other data in the place of those it loads."""
+    loaded: list[str] = []
+
+    def load(name: str, **_: object) -> Dataset:
+        loaded.append(name)
+        return tiny
+
+    monkeypatch.setattr("bench.accuracy.plan.data.load", load)
+    monkeypatch.setattr("bench.accuracy.plan._refuse_unfit_network", lambda recipe, dataset: None)
+    planned = plan(Request(device="cpu", batch_size=8, **asked))
+    assert loaded == [dataset]
+    assert planned.source == Source(name=dataset)
+    assert planned.recipe.network == network
+    assert planned.recipe.steps == {"imagenet": 6_000_000, "mnist": 100_000, "digits": 2_000}[dataset]
+
+
 def test_the_preset_is_complete() -> None:
     assert PAPER_IMAGENET["decay_steps"] == 1_281_167 // 32 * 30
 
@@ -141,6 +168,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "stack of cnns": ({"stack": 2, "network": "cnn"}, "--stack 2: only MLPs"),
     "stack of scaled": ({"stack": 2, "dtype": "float16"}, "--stack 2: only MLPs"),
     "momentum": ({"momentum": 1.5}, "momentum: "),
+    "momentum of adam": ({"momentum": 0.5, "optimiser": "adam"}, "--momentum 0.5: adam has none .* sgd or rmsprop"),
+    "endless decay": ({"weight_decay": float("inf")}, "weight_decay: "),
     "weight decay": ({"weight_decay": float("nan")}, "weight_decay: "),
     "network": ({"network": "resnet5O"}, "resnet5O"),
     "unfit network": ({"network": "resnet50"}, "'resnet50' cannot be trained on these data"),

@@ -57,6 +57,24 @@ def test_what_is_written_is_what_is_read(
     assert (run.path, run.notices) == (written, ())
 
 
+def test_of_what_was_tried_again_the_last_record_stands(
+    written: Path, make_member: Make, make_training: Make, make_evaluation: Make, make_influence: Make
+) -> None:
+    """A training failed, another rate was chosen and tested; then it ended, and was chosen and tested in its place."""
+    better = make_member(learning_rate=0.01)
+    before = load(written)
+    writer, _ = AccuracyWriter.reopen(written)
+    writer.append_to(TRAININGS, [make_training(better, status="failed"), make_training(better, 0.99)])
+    assert load(written).evaluations == before.evaluations
+    write_influence(written, better, make_influence(2e-4))
+    writer.append_to(EVALUATIONS, [make_evaluation(better)])
+    writer.close()
+    run = load(written)
+    assert run.trainings == (before.trainings[0], make_training(better, 0.99))
+    assert run.evaluations == (make_evaluation(better),)
+    assert list(run.influences) == ["ce-lr0.01-seed0"]
+
+
 def test_a_run_that_lost_its_last_lines_says_so_and_is_written_on(
     written: Path, make_member: Make, make_training: Make
 ) -> None:

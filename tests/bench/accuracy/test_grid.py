@@ -539,7 +539,43 @@ def test_two_workers_find_the_same_and_a_killed_one_loses_its_unit_alone(
     assert tests[ce.member.name] == untimed(ce)
     assert set(tests) == {ce.member.name, "batch-ce-lr0.01-seed0"}, "chosen among the rates that are left"
     assert [each.kind for each in all_notices(run)] == ["failed"]
-    assert resumed(run.path).manifest.status == "incomplete", "a failed training is a record"  # type: ignore[arg-type]
+    assert run.path is not None
+    again = resumed(run.path)
+    assert (again.manifest.status, len(again.trainings)) == ("incomplete", 4), "it was killed once more"
+    assert len((run.path / "trainings.jsonl").read_text().splitlines()) == 5, "nothing written is taken back"
+    monkeypatch.undo()
+    assert_same_results(resumed(run.path), whole)
+    assert_same_results(load(run.path), whole)
+    assert all_notices(load(run.path)) == all_notices(whole)
+
+
+def test_a_training_that_failed_is_tried_again_and_may_be_chosen_then(
+    tmp_path: Path, whole: AccuracyRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best rate of CE fails first: another is chosen and tested, and gives way once the best one has ended."""
+    train, best = training.train, whole.evaluations[0].member
+
+    def refuse_the_best(work: training.Work, *others: Any, **options: Any) -> None:
+        if best in work.members:
+            _no_memory()
+        train(work, *others, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train", refuse_the_best)
+        run = train_and_test(ASKED, tmp_path)
+    assert run.path is not None
+    assert run.manifest.status == "incomplete"
+    (failed,) = (each for each in run.trainings if each.status == "failed")
+    assert failed.member == best
+    assert best not in {each.member for each in run.evaluations}
+    (notice,) = all_notices(run)
+    assert "--resume" in notice.remedy
+    again = resumed(run.path)
+    assert again.manifest.status == "complete"
+    assert [each.loss for each in table1(again)] == ["ce", "batch-ce"]
+    for found in (again, load(run.path)):
+        assert_same_results(found, whole)
+        assert all_notices(found) == all_notices(whole)
 
 
 #: A grid that is killed before the nth event of a kind is taken in.

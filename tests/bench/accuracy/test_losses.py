@@ -539,6 +539,30 @@ def test_a_configured_loss_compiles_by_itself() -> None:
     torch.testing.assert_close(compiled(z, y), losses.batch_cross_entropy(z, y))
 
 
+@pytest.mark.parametrize("own_generator", [True, False])
+@pytest.mark.parametrize("q", ["uniform", "class frequencies"])
+def test_sampled_nce_draws_the_same_noise_when_compiled(own_generator: bool, q: str) -> None:
+    """One graph with torch's own generator, and the same draws; a generator in hand breaks it and draws the same."""
+    torch._dynamo.reset()
+    z, y = random_batch(8, 6)
+
+    def drawing(backend: str | None) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(3) if own_generator else None
+        torch.manual_seed(3)
+        loss: Callable[[Tensor, Tensor], Tensor] = configured(
+            "nce", classes=6, estimate="sampled", t=5, q=q, class_frequencies=range(1, 7), generator=generator
+        )
+        if backend is not None:
+            loss = torch.compile(loss, backend=backend, fullgraph=not own_generator)
+        leaf = z.clone().requires_grad_()
+        values = [loss(leaf, y) for _ in range(3)]
+        return [*values, *(torch.autograd.grad(value, leaf)[0] for value in values)]
+
+    plain, compiled = drawing(None), drawing("aot_eager")
+    assert len({value.item() for value in plain[:3]}) == 3, "every draw is another"
+    torch.testing.assert_close(compiled, plain, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.gpu
 @EVERY
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

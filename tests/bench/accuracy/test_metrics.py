@@ -259,7 +259,7 @@ class TestRefusals:
         probabilities = logits.softmax(dim=1)
         stream = ColumnChunks(lambda columns: probabilities[:, columns], (50, 4), size)
         labels = np.zeros(50, int)
-        for refused in (probabilities, probabilities.half(), stream):
+        for refused in (probabilities, probabilities.half(), probabilities.bfloat16(), stream):
             with pytest.raises(ValueError, match="these are probabilities"):
                 measure(refused, labels)
         assert measure(logits.sigmoid(), labels).examples == 50, "within [0, 1], and the rows sum to anything"

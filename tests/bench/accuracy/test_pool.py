@@ -154,7 +154,6 @@ def test_a_worker_does_not_hear_an_interrupt_at_the_terminal(carry_out: Callable
     """An interrupt goes to the parent's group of processes."""
     script = f"""
         assert os.getpgid(0) != {os.getpgid(0)}, "the same group"
-        assert signal.getsignal(signal.SIGINT) is not None
         for line in sys.stdin:
             say(kind="done")
     """

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from archs.small import mlp
 from bench.accuracy import losses
-from bench.accuracy.settings import Recipe
 from bench.accuracy.stacking import MemberLosses, MemberParameters, Stack, stack, stackable, state_dicts
 
 SHAPE, CLASSES, BATCH = (1, 3, 3), 4, 6
@@ -140,10 +139,7 @@ def test_other_networks_are_refused() -> None:
 
 
 def test_which_recipes_can_be_stacked() -> None:
-    def recipe(network: str, dtype: str) -> Recipe:
-        return Recipe.model_validate({"network": network, "steps": 1, "dtype": dtype})
-
-    assert stackable(recipe("mlp", "float32"))
-    assert stackable(recipe("mlp", "bfloat16"))
-    assert not stackable(recipe("mlp", "float16"))
-    assert not stackable(recipe("cnn", "float32"))
+    assert stackable("mlp", "float32")
+    assert stackable("mlp", "bfloat16")
+    assert not stackable("mlp", "float16")
+    assert not stackable("cnn", "float32")

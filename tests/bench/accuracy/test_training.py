@@ -239,6 +239,29 @@ def test_cut_off_and_resumed_it_ends_bit_equal(
     assert len(weights_in(tmp_path / "cut")) == len(asked.members)
 
 
+@pytest.mark.parametrize("case", ["sampled nce", "stack"])
+def test_compiled_it_draws_the_same_noise_and_ends_alike(
+    case: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a backend that needs no C++ compiler; it sees the network alone, and the noise is drawn outside."""
+    torch._dynamo.reset()
+    compile_, compiled = torch.compile, []
+
+    def without_compiler(module: nn.Module, *, mode: str, dynamic: bool) -> Callable[..., Any]:
+        compiled.append(mode)
+        return compile_(module, backend="aot_eager", dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", without_compiler)
+    plain = CASES[case][0]()
+    asked = plain.model_copy(update={"recipe": plain.recipe.model_copy(update={"compile": "default"})})
+    expected, records = trained(plain, dataset, tmp_path / "plain"), trained(asked, dataset, tmp_path / "compiled")
+    assert compiled == ["default"]
+    for record, other in zip(records, expected, strict=True):
+        assert record.status == other.status == "ok"
+        curve, expected_curve = ([point.training_loss for point in each.curve] for each in (record, other))
+        assert curve == pytest.approx(expected_curve, rel=1e-3), "other noise would change it by a tenth and more"
+
+
 KILLED_WHILE_IT_SAVES = """
 import importlib.util, os, signal, sys
 from pathlib import Path

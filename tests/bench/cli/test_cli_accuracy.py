@@ -10,6 +10,7 @@ from jsonschema import Draft202012Validator
 
 from bench.accuracy.plan import Request
 from bench.accuracy.run import load
+from bench.accuracy.settings import PAPER_LOSSES
 from bench.schemas import schemas
 
 Command = Callable[..., Any]
@@ -41,8 +42,12 @@ def test_help_is_quick_because_it_imports_nothing_heavy(apart: Command, monkeypa
     assert "imported: []" in ended.out
     for group in ("What is trained", "How it is trained", "Where it runs", "Output"):
         assert group in ended.out
-    for default in ("digits", "paper", "1,0.1,0.01,0.001", "digits 2,000; imagenet 6,000,000", "128", "sgd", "results"):
-        assert default in ended.out
+    for default in (
+        "the preset's, else digits", "the preset's, else paper", "1,0.1,0.01,0.001", "128", "sgd", "0.9", "0",
+        "results", "digits 2,000; imagenet 6,000,000; others 100,000",
+    ):  # fmt: skip
+        assert f"[default: {default}]" in ended.out
+    assert "default: (" not in ended.out
     for option in ("--losses", "--lr", "--seeds", "--preset", "--hyperparameter", "--workers", "--resume", "--json"):
         assert option in ended.out
 
@@ -217,6 +222,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 def test_the_defaults(here: Command, asked: list[Request]) -> None:
     assert here("accuracy").code == 0
     assert asked == [Request()]
+
+
+def test_the_papers_losses_can_be_asked_for_beside_a_preset(here: Command, asked: list[Request]) -> None:
+    """A preset names losses of its own, which stand only where nobody named any."""
+    assert here("accuracy", "--preset", "paper-imagenet", "--losses", "paper").code == 0
+    assert here("accuracy", "--preset", "paper-imagenet").code == 0
+    assert asked == [
+        Request(preset="paper-imagenet", losses=PAPER_LOSSES),
+        Request(preset="paper-imagenet", losses="paper"),
+    ]
 
 
 def test_every_option_reaches_the_request(here: Command, asked: list[Request], tmp_path: Path) -> None:

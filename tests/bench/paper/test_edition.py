@@ -94,7 +94,7 @@ def test_finding_out_is_paid_from_the_budget(clock: Callable[[], float]) -> None
 def test_a_part_that_cannot_be_done_is_named_with_the_reason_and_the_others_go_on() -> None:
     def expect(part: Part, options: Options) -> Demand:
         if part is GRID:
-            raise UsageError("mnist is not here and could not be downloaded")
+            raise UsageError(f"mnist is not here; put it into {Path.home() / 'data'}")
         if part is LONG:
             raise RuntimeError("no kernel\nmore of it")
         return Demand(fixed_s=0, unit_s=1)
@@ -103,7 +103,7 @@ def test_a_part_that_cannot_be_done_is_named_with_the_reason_and_the_others_go_o
     look.look_ahead()
     states = {record.part.key: (record.state, record.reason) for record in look.manifest.parts}
     assert states == {
-        "accuracy-mnist": ("unavailable", "mnist is not here and could not be downloaded"),
+        "accuracy-mnist": ("unavailable", "mnist is not here; put it into ~/data"),
         "speed-long": ("failed", "RuntimeError: no kernel"),
         "speed-short": ("waiting", ""),
     }

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
+from typer.testing import CliRunner
 
 from bench.cli import reproducing
 from bench.paper.budget import Demand
 from bench.paper.parts import PAPER, AccuracyPart, Options, SpeedPart
 from bench.paper.record import PaperManifest, load
+from bench.schemas import schemas
+from reports.__main__ import app as reports
 
 Command = Callable[..., Any]
 Only = Callable[[Path], Path]
@@ -58,6 +62,12 @@ def test_the_whole_way_from_parts_to_claims(
     claims = (path / "claims.md").read_text()
     assert "accuracy on folder:/nowhere/at/all" in claims
     assert "30 of the paper's" not in claims  # the tiny part's own size is all that was asked for
+    before = {name: (path / name).read_bytes() for name in TOGETHER}
+    answer = CliRunner().invoke(reports, [str(path), "--output", str(tmp_path / "again")])
+    assert answer.exit_code == 0, answer.output
+    assert {name: (tmp_path / "again" / name).read_bytes() for name in TOGETHER} == before
+    assert "accuracy on folder:/nowhere/at/all: unavailable: it is not here" in answer.output
+    assert CliRunner().invoke(reports, [str(path)] * 2 + ["--output", str(tmp_path)]).exit_code == 2
 
 
 def _unavailable() -> Demand:
@@ -81,6 +91,9 @@ def test_json_is_one_object_and_alone(
         "little-speedup",
     ]
     assert [part["state"] for part in shown["run"]["parts"]] == ["done"]
+    Draft202012Validator(schemas()["claims.schema.json"]).validate(shown)
+    run_json = json.loads((Path(shown["run"]["path"]) / "run.json").read_text())
+    Draft202012Validator(schemas()["paper-run.schema.json"]).validate(run_json)
 
 
 def test_a_look_ahead_leaves_nothing_behind(
@@ -96,14 +109,21 @@ def test_a_look_ahead_leaves_nothing_behind(
     lines = capsys.readouterr().out.splitlines()
     assert any("speed of alexnet" in line and "100 minibatches" in line for line in lines)
     assert any("accuracy on mnist" in line and "at 4 learning rates" in line for line in lines)
-    (imagenet,) = [line for line in lines if "imagenet" in line]
-    assert "left-out: 1,000 steps at 1 learning rate would take 8.3 h" in imagenet
+    in_table, reason = (line for line in lines if "imagenet" in line)
+    assert [cell.strip() for cell in in_table.split("|")[1:-1]] == [
+        *("accuracy on imagenet", "", "6,000,000", "", "left-out"),
+    ]
+    assert reason == (
+        "accuracy on imagenet: left-out: 1,000 steps at 1 learning rate would take 8.3 h, more than is left for it"
+    )
+    assert all(len(line.rstrip()) <= 100 for line in lines if line.startswith("|"))
     assert lines[-1].startswith("expected: ")
     assert lines[-1].endswith("a budget of 2 h 0 min")
     assert reproducing.outlook(_request(*PAPER), json=True, expect=expect) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["schema"], found["run"]["path"], len(found["rows"])) == ("slc-bench/paper-outlook/1", None, 10)
     assert found["rows"][0]["expected_s"] == 10 + 50
+    Draft202012Validator(schemas()["paper-outlook.schema.json"]).validate(found)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -155,5 +175,5 @@ def test_help_imports_nothing_heavy(apart: Command, monkeypatch: pytest.MonkeyPa
     script = "import sys\nfrom bench.cli import main\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules)"
     ended = apart("paper", "--help", script=script)
     assert (ended.code, ended.out.splitlines()[-1]) == (0, "False")
-    for option in ("--budget", "--data-dir", "--dry-run", "--resume", "--threads"):
+    for option in ("--budget", "--data-dir", "--dry-run", "--resume", "--reuse", "--threads"):
         assert option in ended.out

@@ -62,6 +62,17 @@ def test_fig2_has_ce_left_batch_ce_right_one_class_above_all(make_accuracy_run) 
     assert "best loss of its kind" not in _texts(figure)
 
 
+@pytest.mark.parametrize("name", ["sneaker", "$x^{$", "a_b\\frac", "x" * 200])
+def test_fig2_names_the_class_it_shows_whatever_the_name(make_accuracy_run, tmp_path, name) -> None:
+    run = make_accuracy_run(class_names=("zero", name), dataset="folder:/data/$a^{$")
+    figure = figures.draw_fig2([(run.manifest.dataset.name, run), ("other", run)])
+    assert figure.axes[0].get_title(loc="left") == f"CE: class {name if len(name) <= 32 else 'x' * 29 + '...'}"
+    _saved(figure, tmp_path / "fig2")
+    right = figure.axes[1].get_window_extent().x0
+    titles = [text for text in figure.axes[0].get_children() if getattr(text, "get_text", str)().startswith("CE: ")]
+    assert [title.get_window_extent().x1 < right for title in titles] == [True]
+
+
 def test_fig2_says_how_much_is_shared_and_in_order(make_accuracy_run) -> None:
     run = make_accuracy_run()
     text = _texts(figures.draw_fig2([("MNIST", run)]))

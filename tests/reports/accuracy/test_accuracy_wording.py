@@ -59,9 +59,38 @@ def test_without_ce_the_papers_question_is_said_to_be_open(make_accuracy_run) ->
 
 
 def test_parity_without_an_interval_is_the_verdict_alone() -> None:
-    assert wording.parity(Parity("undecided", None, None, None, "no error")) == "undecided"
-    assert wording.parity(Parity("parity", 1.0, 0.956, 1.051, "")) == "parity (0.96 .. 1.05)"
+    assert wording.parity(Parity("undecided", None, None, None, "no error", 1)) == "undecided"
+    assert wording.parity(Parity("parity", 1.0, 0.956, 1.051, "", 1)) == "parity (0.96 .. 1.05)"
     assert wording.parity(None) == ""
+
+
+def test_that_one_seed_says_nothing_of_the_spread_between_trainings_is_said_once(make_accuracy_run) -> None:
+    rows = table1(make_accuracy_run())
+    assert wording.one_seed_note(rows).startswith("The intervals rest on one seed:")
+    assert not any("seed" in line for line in wording.verdict_lines(rows))
+    assert wording.one_seed_note(table1(make_accuracy_run(seeds=(0, 1)))) == ""
+
+
+def test_losses_that_rest_on_one_seed_of_several_are_named(make_accuracy_run) -> None:
+    run = make_accuracy_run(seeds=(0, 1))
+    kept = tuple(each for each in run.evaluations if (each.member.loss, each.member.seed) != ("nce", 1))
+    rows = table1(SimpleNamespace(**{**vars(run), "evaluations": kept}))
+    assert wording.one_seed_note(rows).startswith("The intervals of NCE rest on one seed:")
+
+
+def test_no_verdict_says_nothing_of_seeds(make_accuracy_run) -> None:
+    assert wording.one_seed_note(table1(make_accuracy_run(("ce",), missing=["ce"]))) == ""
+
+
+def test_a_class_has_its_name_or_its_number(make_accuracy_run) -> None:
+    named = make_accuracy_run(class_names=("plane", "a very long name, of more than thirty characters", " ")).manifest
+    assert [wording.class_name(named, number) for number in range(4)] == [
+        "plane",
+        "a very long name, of more tha...",
+        "2",
+        "3",
+    ]
+    assert wording.class_name(make_accuracy_run().manifest, 1) == "1"
 
 
 def test_seeds_that_are_missing_are_said(make_accuracy_run) -> None:

@@ -1,6 +1,10 @@
+from pathlib import Path
+
 import torch
 
 from bench.accuracy import data
+from bench.accuracy.plan import Request, plan, plan_of
+from bench.accuracy.records import Manifest
 
 
 def test_the_digits_need_no_files(tmp_path):
@@ -24,6 +28,15 @@ def test_the_split_seed_moves_the_validation_split_and_never_the_test_split():
     assert torch.equal(*order)  # the same images, whatever they are normalised by
     assert first.facts.notes != second.facts.notes
     assert first.facts == again.facts
+
+
+def test_a_run_records_the_names_of_the_classes_beside_what_tells_data_apart():
+    planned = plan(Request(device="cpu"))
+    manifest = planned.manifest(created="2026-01-02T03:04:05+00:00", command=())
+    assert manifest.class_names == tuple("0123456789")
+    old = Manifest.model_validate(manifest.model_dump(exclude={"class_names"}))  # as written before there were names
+    assert old.class_names == ()
+    assert plan_of(old, Path("old")).dataset.facts == manifest.dataset, "an old run goes on"
 
 
 def test_no_test_image_is_trained_on():
