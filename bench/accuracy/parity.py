@@ -134,8 +134,8 @@ def _words(verdict: Verdict, ratio: float, low: float, high: float) -> str:
     error = f"{ratio:.2f} times the error (95 % interval {low:.2f} to {high:.2f})"
     told = {
         "parity": f"{error}: no more than {100 * (MARGIN - 1):.0f} % above",
-        "worse": f"{error}: shown to be above",
-        "undecided": f"{error}: neither shown to be within {100 * (MARGIN - 1):.0f} % nor to be above",
+        "worse": f"{error}: shown to be larger",
+        "undecided": f"{error}: neither shown to be within {100 * (MARGIN - 1):.0f} % nor to be larger",
     }[verdict]
     if verdict == "parity" and low > 1:
         told += ", though measurably above"

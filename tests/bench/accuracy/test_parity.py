@@ -41,7 +41,7 @@ def test_one_seed_worked_by_hand() -> None:
     assert found.low == pytest.approx(2 * math.exp(-half_width), rel=1e-3)
     assert found.high == pytest.approx(2 * math.exp(half_width), rel=1e-3)
     assert found.verdict == "worse"
-    assert "2.00 times the error (95 % interval 1.38 to 2.89): shown to be above" in found.reason
+    assert "2.00 times the error (95 % interval 1.38 to 2.89): shown to be larger" in found.reason
     assert found.seeds == 1
 
 
@@ -53,7 +53,7 @@ def test_two_seeds_worked_by_hand() -> None:
     assert found.low == pytest.approx(3 * math.exp(-half_width), rel=1e-3)
     assert found.high == pytest.approx(3 * math.exp(half_width), rel=1e-3)
     assert found.verdict == "undecided"
-    assert "neither shown to be within 10 % nor to be above" in found.reason
+    assert "neither shown to be within 10 % nor to be larger" in found.reason
     assert found.seeds == 2
 
 
