@@ -94,24 +94,22 @@ def equal_to_one(found: Interval, margin: float) -> Holds:
 
 
 def all_of(verdicts: Sequence[Holds]) -> Holds:
-    """A claim about every case: one that fails is enough for no. What was not measured is not counted."""
-    counted = [verdict for verdict in verdicts if verdict != "not measured"]
-    if not counted:
+    """A claim about every case: one that fails is enough for no; a case that was not measured leaves it undecided."""
+    if set(verdicts) <= {"not measured"}:
         return "not measured"
-    if "no" in counted:
+    if "no" in verdicts:
         return "no"
-    return "yes" if all(verdict == "yes" for verdict in counted) else "undecided"
+    return "yes" if set(verdicts) == {"yes"} else "undecided"
 
 
 def share_of(verdicts: Sequence[Holds], share: float) -> Holds:
-    """A claim about at least this share of the cases; undecided while the undecided ones could turn it."""
-    counted = [verdict for verdict in verdicts if verdict != "not measured"]
-    if not counted:
+    """A claim about at least this share of the cases; undecided while the undecided and unmeasured could turn it."""
+    if set(verdicts) <= {"not measured"}:
         return "not measured"
-    needed = math.ceil(share * len(counted) - _ROUNDING)
-    if counted.count("yes") >= needed:
+    needed = math.ceil(share * len(verdicts) - _ROUNDING)
+    if verdicts.count("yes") >= needed:
         return "yes"
-    return "undecided" if counted.count("yes") + counted.count("undecided") >= needed else "no"
+    return "no" if len(verdicts) - verdicts.count("no") < needed else "undecided"
 
 
 def tenfold(details: Sequence[Detail]) -> Claim:
