@@ -1,10 +1,13 @@
 """A grid of trainings against a plain loop, one training after the other, and against its own matrix products.
 
-On two CPU cores a step of the MNIST network is 2.5 ms of matrix products in 3.0: the grid must never be slower than the
-plain loop, and reach 90 % of what those products allow. On a GPU, where a plain step waits for its own launches, a
+On two CPU cores the grid must never be slower than the plain loop, and reach 90 % of what its kernels allow: matrix
+products, which are three quarters of a step, and all else that a step cannot do without (batch norm, ReLU, the
+optimiser's pass over every weight, the gathered minibatch). 90 % of the products alone, which was the aim, is out of
+reach for that reason; the share is shown. On a GPU, where a plain step waits for its own launches, a
 stack of the grid must reach 10 times the plain loop's examples per second.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -48,9 +51,9 @@ PRODUCTS = [
 #: What both children of a visit do: a process a core with one thread each, begun together, timed by themselves.
 CHILD = """
 import sys, torch
-from test_grid_throughput import bare_products, train_one
+from test_grid_throughput import bare_kernels, bare_products, train_one
 torch.set_num_threads(1)
-work = {"train": train_one, "products": bare_products}[sys.argv[1]]
+work = {"train": train_one, "products": bare_products, "kernels": bare_kernels}[sys.argv[1]]
 work()  # warm
 for line in sys.stdin:
     print(work(), flush=True)
@@ -106,6 +109,51 @@ def bare_products() -> float:
     return STEPS / (time.perf_counter() - start)
 
 
+def bare_kernels() -> float:
+    """Steps per second of the operators of a step, called one after the other: no autograd, no modules, no loop."""
+    data, model = mnist_like(), mlp(SHAPE, CLASSES)
+    first, second, top = (layer for layer in model if isinstance(layer, torch.nn.Linear))
+    norms = [layer for layer in model if isinstance(layer, torch.nn.BatchNorm1d)]
+    weights = [parameter.detach() for parameter in model.parameters()]
+    gradients, momenta = ([torch.zeros_like(weight) for weight in weights] for _ in range(2))
+    aten, at_once = torch.ops.aten, {"weight_decay": 0.0, "momentum": 0.9, "lr": 0.01, "dampening": 0.0}
+
+    def normalised(values: Any, norm: torch.nn.BatchNorm1d) -> tuple[Any, ...]:
+        running = (norm.running_mean, norm.running_var)
+        return aten.native_batch_norm(values, norm.weight, norm.bias, *running, True, 0.1, 1e-5)
+
+    def denormalised(slope: Any, values: Any, kept: tuple[Any, ...], norm: torch.nn.BatchNorm1d) -> Any:
+        running = (norm.running_mean, norm.running_var)
+        return aten.native_batch_norm_backward(
+            slope, values, norm.weight, *running, kept[1], kept[2], True, 1e-5, [True] * 3
+        )[0]
+
+    def step(indices: Any) -> None:
+        images, labels = data.train.images(indices).flatten(1), data.train.labels.index_select(0, indices)
+        z1 = images @ first.weight.t()
+        kept1 = normalised(z1, norms[0])
+        h1 = kept1[0].relu_()
+        z2 = h1 @ second.weight.t()
+        kept2 = normalised(z2, norms[1])
+        h2 = kept2[0].relu_()
+        logits = torch.addmm(top.bias, h2, top.weight.t())
+        slope = logits.softmax(1)
+        slope[torch.arange(BATCH), labels] -= 1
+        _ = slope.t() @ h2, slope.sum(0)
+        back2 = denormalised(aten.threshold_backward(slope @ top.weight, h2, 0), z2, kept2, norms[1])
+        _ = back2.t() @ h1
+        back1 = denormalised(aten.threshold_backward(back2 @ second.weight, h1, 0), z1, kept1, norms[0])
+        _ = back1.t() @ images
+        torch._fused_sgd_(weights, gradients, momenta, nesterov=False, maximize=False, is_first_step=False, **at_once)
+
+    order = torch.randperm(len(data.train.labels))
+    with torch.no_grad():
+        start = time.perf_counter()
+        for number in range(STEPS):
+            step(order[torch.arange(number * BATCH, (number + 1) * BATCH) % len(order)])
+    return STEPS / (time.perf_counter() - start)
+
+
 def plain_loop(device: str = "cpu") -> float:
     """Steps per second of the loop that anybody would write, with all threads in one process."""
     torch.manual_seed(0)
@@ -140,6 +188,7 @@ class Pair:
                 stdout=subprocess.PIPE,
                 text=True,
                 cwd=Path(__file__).parent,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},  # what this process finds, they find
             )
             for _ in range(2)
         ]
@@ -160,31 +209,34 @@ class Pair:
 
 def test_a_grid_on_two_cores(benchmark: Any, say: Callable[..., None], say_ratio: Callable[..., None]) -> None:
     torch.set_num_threads(2)
-    grid, products = Pair("train"), Pair("products")
-    rates: dict[str, list[float]] = {"grid": [], "plain loop": [], "products": []}
+    grid, products, kernels = Pair("train"), Pair("products"), Pair("kernels")
+    rates: dict[str, list[float]] = {"grid": [], "plain loop": [], "products": [], "kernels": []}
 
     def measure() -> None:
         for _ in range(VISITS):  # in turn, so that drift hits all alike
             rates["grid"].append(grid())
             rates["products"].append(products())
+            rates["kernels"].append(kernels())
             rates["plain loop"].append(plain_loop())
 
     try:
         benchmark.pedantic(measure, rounds=1, iterations=1)
     finally:
-        grid.end()
-        products.end()
+        for pair in (grid, products, kernels):
+            pair.end()
     times = {case: 1 / np.array(found) for case, found in rates.items()}
     (faster,) = ratios([times["plain loop"]], times["grid"])
-    (share,) = ratios([times["products"]], times["grid"])
+    of_products, of_kernels = ratios([times["products"], times["kernels"]], times["grid"])
     assert faster is not None
-    assert share is not None
+    assert of_products is not None
+    assert of_kernels is not None
     for case, seconds in times.items():
         say(f"{case}: {1e3 * float(np.median(seconds)):.2f} ms a step on two cores")
     say_ratio("the grid's examples per second / the plain loop's", faster)
-    say_ratio("the grid's examples per second / what its matrix products allow", share)
+    say_ratio("the grid's examples per second / what its matrix products allow", of_products)
+    say_ratio("the grid's examples per second / what its kernels allow", of_kernels)
     assert faster.interval()[1] > 1, "never slower"
-    assert share.interval()[1] > 0.9
+    assert of_kernels.interval()[1] > 0.9
 
 
 @pytest.mark.gpu
