@@ -486,6 +486,7 @@ def test_an_interrupt_at_a_terminal_gives_the_cursor_back(tmp_path: Path, tiny: 
     environment = {**os.environ, "PYTHONPATH": str(Path(bench.__file__).parents[1]), "TERM": "xterm-256color"}
     pid, terminal = pty.fork()
     if pid == 0:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job inherits that it is ignored
         os.chdir(Path(__file__).parents[1] / "factories")
         os.execve(sys.executable, arguments, environment)
     shown, interrupted = b"", False
