@@ -14,9 +14,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Any, BinaryIO, ClassVar, Generic, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -63,6 +63,18 @@ class RunManifest(Record):
 
 
 M = TypeVar("M", bound=RunManifest)
+M_co = TypeVar("M_co", bound=RunManifest, covariant=True)
+
+
+class Loaded(Protocol[M_co]):
+    """A run in memory, of any kind."""
+
+    @property
+    def manifest(self) -> M_co:
+        """What its run.json holds."""
+
+
+L = TypeVar("L", bound=Loaded[Any])
 R = TypeVar("R", bound=Record)
 
 
@@ -119,6 +131,34 @@ class FolderWriter(Generic[M]):
             raise UsageError(
                 f"cannot write a run under {str(parent)!r}: {_why(error)}; name another folder with --output"
             ) from None
+
+    @classmethod
+    def reopened(cls, path: Path, load: Callable[[Path], L]) -> tuple[Self, L]:
+        """Read a run in order to go on writing it: under the lock, so that nobody can be changing it meanwhile.
+
+        Nothing is altered yet; `drop_torn_line` comes before the first append. Raises UsageError as `load` does, and
+        if the folder cannot be written or another process is writing the run.
+        """
+        try:
+            writer = cls(path, load(path).manifest)  # what cannot be read is refused before a lock is put into it
+        except OSError as error:
+            raise UsageError(f"{path} cannot be continued: {error}; make it writable") from None
+        with writer.going_on():
+            run = load(path)
+        writer.manifest = run.manifest
+        return writer, run
+
+    @contextlib.contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Let go of the folder if it turns out that the run cannot be continued; UsageError if the disk refuses."""
+        try:
+            yield
+        except (OSError, RunNotWritten) as error:
+            self.close()
+            raise UsageError(f"{self.path} cannot be continued: {error}; make room, or make it writable") from None
+        except BaseException:
+            self.close()
+            raise
 
     def drop_torn_line(self) -> None:
         """Cut off what follows the last whole line of each file. Raises OSError."""

@@ -141,19 +141,8 @@ class RunWriter(FolderWriter[Manifest]):
 
     @classmethod
     def reopen(cls, path: Path) -> tuple["RunWriter", Run]:
-        """Read a run in order to go on writing it: under the lock, so that nobody can be changing it meanwhile.
-
-        Nothing is altered yet; `drop_torn_line` comes before the first append. Raises UsageError as `load_run`
-        does, and if another process is writing the run.
-        """
-        writer = cls(path, load_run(path).manifest)  # what cannot be read is refused before a lock is put into it
-        try:
-            run = load_run(path)
-        except UsageError:
-            writer.close()
-            raise
-        writer.manifest = run.manifest
-        return writer, run
+        """Read a run in order to go on writing it. Raises UsageError as `reopened` does."""
+        return cls.reopened(path, load_run)
 
     def append(self, samples: Iterable[Sample]) -> None:
         """Append one line a sample in a single write; on failure nothing of it stays behind."""

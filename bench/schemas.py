@@ -26,10 +26,12 @@ from bench.speed.settings import Setting
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-class RunSummary(BaseModel):
-    """Where the run is, and how it ended."""
-
+class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class RunSummary(_Closed):
+    """Where the run is, and how it ended."""
 
     path: str = Field(description="folder of the run")
     name: str
@@ -37,20 +39,16 @@ class RunSummary(BaseModel):
     status: RunStatus
 
 
-class RowsObject(BaseModel):
+class RowsObject(_Closed):
     """What --json prints: one object, and nothing else on standard output. Times are seconds per example."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_: Literal["slc-bench/rows/1"] = Field(alias="schema")
     run: RunSummary
     rows: list[Row]
 
 
-class OutlookSummary(BaseModel):
+class OutlookSummary(_Closed):
     """A run that was not made: what it would take, and the memory it would find."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: None = Field(description="no folder was made")
     seconds: float = Field(description="of warm-up and timed rounds; building and first calls come on top")
@@ -66,30 +64,24 @@ class OutlookRow(Setting):
     fits: bool = Field(description="whether that is free, with a reserve for the rest")
 
 
-class OutlookObject(BaseModel):
+class OutlookObject(_Closed):
     """What --dry-run --json prints: one object, and nothing else on standard output."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_: Literal["slc-bench/outlook/1"] = Field(alias="schema")
     run: OutlookSummary
     rows: list[OutlookRow]
 
 
-class AccuracyRowsObject(BaseModel):
+class AccuracyRowsObject(_Closed):
     """What accuracy --json prints: one object, and nothing else on standard output; a row is a loss of Table 1."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_: Literal["slc-bench/accuracy-rows/1"] = Field(alias="schema")
     run: RunSummary
     rows: list[Table1Row]
 
 
-class AccuracyOutlookSummary(BaseModel):
+class AccuracyOutlookSummary(_Closed):
     """A grid that was not trained: on what, how, and at least how long it would take."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: None = Field(description="no folder was made")
     seconds: float = Field(description="a lower bound: operations at the rate of large matrix products")
@@ -97,10 +89,8 @@ class AccuracyOutlookSummary(BaseModel):
     recipe: Recipe
 
 
-class AccuracyOutlookObject(BaseModel):
+class AccuracyOutlookObject(_Closed):
     """What accuracy --dry-run --json prints: one object, and nothing else on standard output; a row is a training."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_: Literal["slc-bench/accuracy-outlook/1"] = Field(alias="schema")
     run: AccuracyOutlookSummary
@@ -114,20 +104,16 @@ class PaperSummary(RunSummary):
     parts: list[PartRecord]
 
 
-class ClaimsObject(BaseModel):
+class ClaimsObject(_Closed):
     """What paper --json prints: one object, and nothing else on standard output; a row is a claim with its cases."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_: Literal["slc-bench/claims/1"] = Field(alias="schema")
     run: PaperSummary
     rows: list[Claim]
 
 
-class PaperOutlookSummary(BaseModel):
+class PaperOutlookSummary(_Closed):
     """The whole paper, not measured: what it would take."""
-
-    model_config = ConfigDict(extra="forbid")
 
     path: None = Field(description="no folder was made")
     budget_s: float | None = Field(description="seconds for all parts together; none for no limit")
@@ -140,10 +126,8 @@ class PaperOutlookRow(PartRecord):
     expected_s: float | None = Field(description="seconds; none if it is not known, or the part is left out or reused")
 
 
-class PaperOutlookObject(BaseModel):
+class PaperOutlookObject(_Closed):
     """What paper --dry-run --json prints: one object, and nothing else on standard output; a row is a part."""
-
-    model_config = ConfigDict(extra="forbid")
 
     schema_: Literal["slc-bench/paper-outlook/1"] = Field(alias="schema")
     run: PaperOutlookSummary

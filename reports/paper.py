@@ -15,7 +15,7 @@ from rich.text import Text
 from bench.folder import write_atomically
 from bench.paper.budget import seconds_of
 from bench.paper.claims import Claim, Detail, Interval
-from bench.paper.record import PaperManifest, PartRecord, name_of, reused_words, size_words
+from bench.paper.record import PaperManifest, PartRecord, name_of, reused_words, size_words, without_home
 from reports.tables import markdown_table
 from reports.terminal import console_for, is_terminal, notice_text
 from reports.wording import duration, hardware
@@ -186,7 +186,7 @@ def _without_places(text: str, manifest: PaperManifest) -> str:
     """A reason for people elsewhere: the folders of this machine are none of theirs."""
     if manifest.options.data_dir:
         text = text.replace(manifest.options.data_dir, "DATA_DIR")
-    return text.replace(str(Path.home()) + "/", "~/")
+    return without_home(text)
 
 
 def state_words(record: PartRecord) -> str:

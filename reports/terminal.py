@@ -238,6 +238,52 @@ class PlainView(_ProgressView):
             self._console.print(progress_words(progress), soft_wrap=True)
 
 
+class Region:
+    """The part of a terminal that is redrawn in place: how often, and who else may write meanwhile."""
+
+    def __init__(self, console: Console, clock: Callable[[], float], *, is_stdout: bool) -> None:
+        """`clock` is in seconds; `is_stdout`: whether the console stands on standard output."""
+        self._console = console
+        self._clock = clock
+        self._is_stdout = is_stdout
+        self._live: Live | None = None
+        self._next = -math.inf
+
+    @property
+    def stands(self) -> bool:
+        """Whether it has been started and not yet stopped."""
+        return self._live is not None
+
+    def start(self) -> None:
+        """Make room; it stays empty until it is drawn."""
+        # Whoever else writes to this terminal meanwhile (torch's warnings) gets a line above the region.
+        self._live = Live(
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=self._is_stdout,
+            redirect_stderr=sys.stderr.isatty(),
+        )
+        self._live.start()
+
+    def is_due(self, now: float) -> bool:
+        """Whether the last drawing was long enough ago."""
+        return now >= self._next
+
+    def draw(self, shown: RenderableType, began: float) -> None:
+        """Redraw; what is shown was worked out from the time `began` on, which counts as drawing."""
+        assert self._live is not None, "a region is started before it is drawn"
+        self._live.update(shown, refresh=True)
+        ended = self._clock()
+        self._next = max(began + REDRAW_S, ended + (ended - began) / MAX_DRAWING_SHARE)
+
+    def stop(self) -> None:
+        """Take it away and give the cursor back; a second time does nothing."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
 class LiveView(_ProgressView):
     """A table that fills in, redrawn in place, with a progress bar below."""
 
@@ -248,9 +294,7 @@ class LiveView(_ProgressView):
         super().__init__(stream)
         self._console = console or self._console
         self._clock = clock
-        self._live: Live | None = None
-        self._is_stdout = stream is sys.stdout
-        self._next = -math.inf
+        self._region = Region(self._console, clock, is_stdout=stream is sys.stdout)
         self._doing = ""
         self._active = 0
         self._rounds: list[int] = []
@@ -258,20 +302,12 @@ class LiveView(_ProgressView):
     def start(self, run: Run) -> None:
         """Say what is measured on what; the table stands below from the first update on."""
         self._print_heading(run)
-        # Whoever else writes to this terminal meanwhile (torch's warnings) gets a line above the table.
-        self._live = Live(
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=self._is_stdout,
-            redirect_stderr=sys.stderr.isatty(),
-        )
-        self._live.start()
+        self._region.start()
 
     def update(self, run: Run, progress: Progress) -> None:
         """Redraw, unless that was done a moment ago and the same is still being done."""
         began = self._clock()
-        if self._live is None or (began < self._next and progress.doing == self._doing):
+        if not self._region.stands or (not self._region.is_due(began) and progress.doing == self._doing):
             return
         self._doing = progress.doing
         super().update(run, progress)
@@ -279,9 +315,7 @@ class LiveView(_ProgressView):
         self._follow(series)
         shown = visible([len(each.rows) for each in series], self._active, self._console.height - LINES_BELOW_TABLE)
         below = _progress_line(progress)
-        self._live.update(Group(*tables_of(series, shown, live=True), below), refresh=True)
-        ended = self._clock()
-        self._next = max(began + REDRAW_S, ended + (ended - began) / MAX_DRAWING_SHARE)
+        self._region.draw(Group(*tables_of(series, shown, live=True), below), began)
 
     def _follow(self, series: Sequence[Series]) -> None:
         """The active series is the one whose rounds have grown since the last redraw."""
@@ -293,9 +327,7 @@ class LiveView(_ProgressView):
 
     def stop(self) -> None:
         """Take the table away and give the cursor back."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._region.stop()
 
 
 def visible(lines: Sequence[int], active: int, height: int) -> range:

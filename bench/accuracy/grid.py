@@ -270,12 +270,9 @@ def reopen(path: Path, watch: Watch = _nobody) -> tuple[Plan, Grid]:
     Raises UsageError if it cannot be read or written, or if machine, versions or data are others than those it began
     with.
     """
-    try:
-        writer, run = AccuracyWriter.reopen(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be continued: {error}; make it writable") from None
+    writer, run = AccuracyWriter.reopen(path)
     manifest = run.manifest
-    try:
+    with writer.going_on():
         fingerprint.refuse_another(manifest.machine, manifest.versions, manifest.recipe.device, path)
         planned = plan_of(manifest, path)
         writer.drop_torn_line()
@@ -293,10 +290,4 @@ def reopen(path: Path, watch: Watch = _nobody) -> tuple[Plan, Grid]:
         if manifest.commit != (commit := fingerprint.commit()):
             grid.notice(notices.other_commit(manifest.commit, commit))
         grid.begin()
-    except (OSError, RunNotWritten) as error:
-        writer.close()
-        raise UsageError(f"{path} cannot be continued: {error}; make room, or make it writable") from None
-    except UsageError:
-        writer.close()
-        raise
     return planned, grid

@@ -51,18 +51,8 @@ class AccuracyWriter(FolderWriter[Manifest]):
 
     @classmethod
     def reopen(cls, path: Path) -> tuple["AccuracyWriter", AccuracyRun]:
-        """Read a run in order to go on writing it, under the lock. Nothing is altered yet.
-
-        Raises UsageError as `load` does, and if another process is writing the run.
-        """
-        writer = cls(path, load(path).manifest)
-        try:
-            run = load(path)
-        except UsageError:
-            writer.close()
-            raise
-        writer.manifest = run.manifest
-        return writer, run
+        """Read a run in order to go on writing it. Raises UsageError as `reopened` does."""
+        return cls.reopened(path, load)
 
 
 def latest_trainings(written: Iterable[Training]) -> list[Training]:

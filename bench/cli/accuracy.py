@@ -8,11 +8,10 @@ import typer
 from bench.cli.defaults import with_default
 from bench.cli.exits import exits
 from bench.cli.given import given, refuse_beside_resume
+from bench.cli.shared_options import OUT, WHERE, DataDir, Device, Json, Output, Quiet, Resume
 
 WHAT = "What is trained"
 HOW = "How it is trained"
-WHERE = "Where it runs"
-OUT = "Output"
 
 Dataset = Annotated[
     str | None,
@@ -110,7 +109,6 @@ Quick = Annotated[
     bool, typer.Option("--quick", rich_help_panel=HOW, help="--steps 300 --lr 0.1,0.01, each overridable.")
 ]
 
-Device = Annotated[str, typer.Option(rich_help_panel=WHERE, metavar="NAME", help="auto, cpu, cuda, cuda:N.")]
 Workers = Annotated[
     int | None,
     typer.Option(
@@ -132,28 +130,10 @@ Threads = Annotated[
     typer.Option(metavar="N", rich_help_panel=WHERE, help=with_default("CPU threads of a worker.", "cores / workers")),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", rich_help_panel=WHERE, help="The first of the seeds.")]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        rich_help_panel=WHERE,
-        help=with_default("Where data sets lie, or are downloaded to.", "~/.cache/slc-bench/data"),
-    ),
-]
 
 DryRun = Annotated[
     bool, typer.Option("--dry-run", rich_help_panel=OUT, help="Show the trainings and how they would run; train none.")
 ]
-Output = Annotated[Path, typer.Option(metavar="DIR", rich_help_panel=OUT, help="Parent of the run's folder.")]
-Resume = Annotated[
-    Path | None,
-    typer.Option(metavar="RUN", rich_help_panel=OUT, help="Continue a run that was cut off, with its own settings."),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", rich_help_panel=OUT, help="One JSON object {schema, run, rows} on standard output."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel=OUT, help="No progress.")]
 
 
 @exits

@@ -13,9 +13,7 @@ def look(
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:N.")] = "auto",
     threads: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help=with_default("CPU threads a sweep would use.", "torch's own"), show_default=False
-        ),
+        typer.Option(metavar="N", help=with_default("CPU threads a sweep would use.", "torch's own")),
     ] = None,
 ) -> int:
     """Look for what spoils timings here: load, threads, clocks, memory. Changes nothing."""

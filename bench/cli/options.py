@@ -1,6 +1,5 @@
-"""The options of `python -m bench`, one type each: name, help, and the group it stands in."""
+"""The options of `python -m bench` alone, one type each: name, help, and the group it stands in."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,7 +9,6 @@ from bench.cli.defaults import with_default
 WHAT = "What is measured"
 HOW = "How it runs"
 EFFORT = "How much is measured"
-OUT = "Output"
 
 Arch = Annotated[
     list[str],
@@ -104,14 +102,3 @@ DryRun = Annotated[
         "--dry-run", rich_help_panel=EFFORT, help="Show points, memory and expected duration; measure nothing."
     ),
 ]
-
-Output = Annotated[Path, typer.Option(metavar="DIR", rich_help_panel=OUT, help="Parent of the run's folder.")]
-Resume = Annotated[
-    Path | None,
-    typer.Option(metavar="RUN", rich_help_panel=OUT, help="Continue a run that was cut off, with its own settings."),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", rich_help_panel=OUT, help="One JSON object {schema, run, rows} on standard output."),
-]
-Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel=OUT, help="No progress.")]

@@ -8,10 +8,9 @@ import typer
 from bench.cli.defaults import with_default
 from bench.cli.exits import exits
 from bench.cli.given import given, refuse_beside_resume
+from bench.cli.shared_options import OUT, WHERE, DataDir, Device, Json, Output
 
 EFFORT = "How much is measured"
-WHERE = "Where it runs"
-OUT = "Output"
 
 Budget = Annotated[
     str | None,
@@ -31,7 +30,6 @@ DryRun = Annotated[
         help="Show the parts, their sizes, what they would take and what would be left out; keep nothing.",
     ),
 ]
-Device = Annotated[str, typer.Option(rich_help_panel=WHERE, metavar="NAME", help="auto, cpu, cuda, cuda:N.")]
 Threads = Annotated[
     int | None,
     typer.Option(metavar="N", rich_help_panel=WHERE, help=with_default("CPU threads in all.", "every core")),
@@ -39,15 +37,6 @@ Threads = Annotated[
 Seed = Annotated[
     int, typer.Option(metavar="N", min=0, rich_help_panel=WHERE, help="Of weights, inputs, order and data.")
 ]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        rich_help_panel=WHERE,
-        help=with_default("Where data sets lie, or are downloaded to.", "~/.cache/slc-bench/data"),
-    ),
-]
-Output = Annotated[Path, typer.Option(metavar="DIR", rich_help_panel=OUT, help="Parent of the run's folder.")]
 Resume = Annotated[
     Path | None,
     typer.Option(
@@ -64,10 +53,6 @@ Reuse = Annotated[
         help="A finished run of one part, measured on this machine: taken as it is instead of measured again. "
         "Several: once for each.",
     ),
-]
-Json = Annotated[
-    bool,
-    typer.Option("--json", rich_help_panel=OUT, help="One JSON object {schema, run, rows} on standard output."),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", rich_help_panel=OUT, help="No progress, and no tables of the parts.")]
 

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from bench.accuracy.notices import LOST, all_notices
 from bench.accuracy.run import AccuracyRun
 from bench.cli import json_output
-from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED
+from bench.cli.endings import exit_code, written
+from bench.cli.exits import DONE
 from bench.errors import UsageError
 from bench.folder import first_problem
 from bench.paper import edition
@@ -124,26 +125,14 @@ def _do(begun: Edition, watch: "_Watch", *, json: bool, quiet: bool) -> int:
     status = edition.execute(begun)
     runs = edition.runs_of(begun.manifest, begun.path)
     claims = claims_of(begun.manifest.parts, runs)
-    paths = _written(lambda: write_together(begun.path, begun.manifest, claims, runs), begun.path)
+    paths = written(lambda: write_together(begun.path, begun.manifest, claims, runs), begun.path)
     watch.tell(lambda: paper.print_notices(begun.manifest, watch.stream))
     if not (json and quiet):  # they are in the object already
         watch.tell(lambda: paper.print_claims(claims, begun.manifest, paths, watch.stream))
     if json:
         with while_read(sys.stdout):
             json_output.print_object(claims_object(begun.manifest, begun.path, claims))
-    return {"complete": DONE, "interrupted": INTERRUPTED}.get(status, INCOMPLETE)
-
-
-def _written(write: Callable[[], list[Path]], folder: Path) -> list[Path]:
-    try:
-        return write()
-    except OSError as error:
-        with while_read(sys.stderr):
-            print(
-                f"warning: tables and figures are not written: {error}; make room, then: python -m reports {folder}",
-                file=sys.stderr,
-            )
-        return []
+    return exit_code(status)
 
 
 class _Watch:
@@ -184,12 +173,12 @@ class _Watch:
             self._show_accuracy(accuracy_results.Result.of(run), path)
 
     def _show_speed(self, result: results.Result, path: Path) -> None:
-        paths = _written(lambda: results.write_together(path, [result]), path) if result.rows else []
+        paths = written(lambda: results.write_together(path, [result]), path) if result.rows else []
         view = terminal.QuietView(self.stream)
         self.say(lambda: view.finish(result.run, result.rows, result.notices, result.break_evens, paths))
 
     def _show_accuracy(self, result: accuracy_results.Result, path: Path) -> None:
-        paths = _written(lambda: accuracy_results.write_together(path, [result]), path)
+        paths = written(lambda: accuracy_results.write_together(path, [result]), path)
         view = accuracy_terminal.QuietView(self.stream)
         # The view has a line for each training that was lost.
         others = [notice for notice in all_notices(result.run) if notice.kind not in LOST]

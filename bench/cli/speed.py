@@ -5,7 +5,7 @@ from typing import Any
 
 import typer
 
-from bench.cli import options
+from bench.cli import options, shared_options
 from bench.cli.exits import exits
 from bench.cli.given import given, refuse_beside_resume
 from bench.cli.given import options as options_of
@@ -38,10 +38,10 @@ def measure(
     processes: options.Processes = 1,
     quick: options.Quick = False,
     dry_run: options.DryRun = False,
-    output: options.Output = Path("results"),
-    resume: options.Resume = None,
-    json: options.Json = False,
-    quiet: options.Quiet = False,
+    output: shared_options.Output = Path("results"),
+    resume: shared_options.Resume = None,
+    json: shared_options.Json = False,
+    quiet: shared_options.Quiet = False,
 ) -> int:
     """How much faster is one logit than all of them?
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bench.cli import json_output
-from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED
+from bench.cli.endings import exit_code, written
+from bench.cli.exits import DONE
 from bench.errors import UsageError
 from bench.folder import Notice
 from bench.run import Manifest, Run
@@ -79,7 +80,7 @@ def _measure(planned: Plan, recorder: Recorder, *, json: bool, quiet: bool) -> i
     if json:
         with while_read(sys.stdout):
             json_output.print_object(json_output.run_object(run, result.rows))
-    return {"complete": DONE, "interrupted": INTERRUPTED}.get(run.manifest.status, INCOMPLETE)
+    return exit_code(run.manifest.status)
 
 
 def _write(result: results.Result) -> list[Path]:
@@ -87,15 +88,7 @@ def _write(result: results.Result) -> list[Path]:
     assert folder is not None, "the command line always writes its runs"
     if not result.rows:
         return []
-    try:
-        return results.write_together(folder, [result])
-    except OSError as error:
-        with while_read(sys.stderr):
-            print(
-                f"warning: tables and figure are not written: {error}; make room, then: python -m reports {folder}",
-                file=sys.stderr,
-            )
-        return []
+    return written(lambda: results.write_together(folder, [result]), folder, "tables and figure")
 
 
 class _WhileRead:

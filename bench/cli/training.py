@@ -14,7 +14,8 @@ from bench.accuracy.plan import Plan, Request, plan
 from bench.accuracy.run import AccuracyRun
 from bench.accuracy.settings import PAPER_LOSSES
 from bench.cli import json_output
-from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED
+from bench.cli.endings import exit_code, written
+from bench.cli.exits import DONE
 from bench.errors import UsageError
 from reports.accuracy import results, terminal
 from reports.accuracy.outlook import print_outlook
@@ -101,21 +102,13 @@ def _train(planned: Plan, begin: Callable[[grid.Watch], Grid], *, json: bool, qu
     if json:
         with while_read(sys.stdout):
             json_output.print_object(json_output.accuracy_object(run, result.rows))
-    return {"complete": DONE, "interrupted": INTERRUPTED}.get(run.manifest.status, INCOMPLETE)
+    return exit_code(run.manifest.status)
 
 
 def _write(result: results.Result) -> list[Path]:
     folder = result.run.path
     assert folder is not None, "the command line always writes its runs"
-    try:
-        return results.write_together(folder, [result])
-    except OSError as error:
-        with while_read(sys.stderr):
-            print(
-                f"warning: tables and figures are not written: {error}; make room, then: python -m reports {folder}",
-                file=sys.stderr,
-            )
-        return []
+    return written(lambda: results.write_together(folder, [result]), folder)
 
 
 def _say(quiet: bool) -> Callable[[str], None]:

@@ -8,7 +8,6 @@ The short parts come first: what they take beyond what was expected of them corr
 """
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from bench.machine.device import resolve_device
 from bench.paper import reuse
 from bench.paper.budget import Candidate, Demand, parse_budget, seconds_of, spread
 from bench.paper.parts import AccuracyPart, Options, Size, SpeedPart
-from bench.paper.record import PaperManifest, PaperWriter, PartRecord, load, size_words
+from bench.paper.record import PaperManifest, PaperWriter, PartRecord, load, size_words, without_home
 from bench.paper.requests import accuracy_request, speed_request
 from bench.run import Run
 from bench.runs import load_any
@@ -171,9 +170,9 @@ class Edition:
             try:
                 found = record.model_copy(update={"demand": self._expect(record.part, self.manifest.options)})
             except UsageError as error:
-                found = record.model_copy(update={"state": "unavailable", "reason": _for_others(str(error))})
+                found = record.model_copy(update={"state": "unavailable", "reason": without_home(str(error))})
             except _FAILURES as error:
-                found = record.model_copy(update={"state": "failed", "reason": _for_others(first_line(error))})
+                found = record.model_copy(update={"state": "failed", "reason": without_home(first_line(error))})
             self._put(found, preparing_s=before + self._clock() - began)
             if found.state != "waiting":
                 self._watch.ends(found, None)
@@ -227,9 +226,9 @@ class Edition:
             )
             state, reason = _outcome(run)
         except UsageError as error:
-            state, reason = "failed", _for_others(str(error))
+            state, reason = "failed", without_home(str(error))
         except _FAILURES as error:
-            state, reason = "failed", _for_others(first_line(error))
+            state, reason = "failed", without_home(first_line(error))
         finally:
             self._update(key, seconds=before + self._clock() - began)
         self._update(key, state=state, reason=reason)
@@ -314,11 +313,6 @@ def _outcome(run: Run | AccuracyRun) -> tuple[str, str]:
     if status == "interrupted":
         return "begun", ""
     return "incomplete", _what_is_missing(run)
-
-
-def _for_others(reason: str) -> str:
-    """A reason as it is kept: a run may be published, and its owner's home is nobody else's concern."""
-    return reason.replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
 
 
 def _what_is_missing(run: Run | AccuracyRun) -> str:
@@ -429,7 +423,7 @@ def reopen(path: Path, budget: str | None, watch: Watch, expect: Expect, reused:
         writer = PaperWriter(path, manifest)
     except OSError as error:
         raise UsageError(f"{path} cannot be continued: {error}; make it writable") from None
-    try:
+    with writer.going_on():
         writer.manifest = load(path)  # under the lock: nobody changes it any more
         device = resolve_device(manifest.options.device)
         fingerprint.refuse_another(manifest.machine, manifest.versions, device, path)
@@ -440,9 +434,6 @@ def reopen(path: Path, budget: str | None, watch: Watch, expect: Expect, reused:
         found = reuse.find(reused, manifest)
         reuse.remove_unfinished(path)
         manifest = _taking(manifest, writer, found)
-    except BaseException:
-        writer.close()
-        raise
     return Edition(manifest, writer, watch, expect)
 
 

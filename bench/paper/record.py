@@ -7,13 +7,14 @@ results/2026-11-23T09-15-02-paper/
     table1.csv ... claims.md             drawn from all parts together, and can be drawn again
 """
 
+import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from bench.errors import UsageError
-from bench.folder import FolderWriter, Record, RunManifest, read_content, read_manifest
+from bench.folder import FolderWriter, Record, RunManifest, read_manifest
 from bench.machine.fingerprint import Machine
 from bench.paper.budget import Demand
 from bench.paper.parts import AccuracyPart, Options, Part, Size, SpeedPart
@@ -69,14 +70,16 @@ class PaperWriter(FolderWriter[PaperManifest]):
 
 def load(path: Path) -> PaperManifest:
     """Read the paper's run.json. Raises UsageError if the folder holds none, or one that cannot be read."""
-    kind = read_content(path).get("kind", "speed")
-    if kind != "paper":
-        raise UsageError(f"{path} is a run of kind {kind!r}, not of the whole paper; continue it with its own command")
     manifest = read_manifest(path, PaperManifest, newest=SCHEMA_VERSION)
     for record in manifest.parts:
         if record.folder is not None and Path(record.folder).name != record.folder:
             raise UsageError(f"{path / 'run.json'}: {record.folder!r} is no folder of this run")
     return manifest
+
+
+def without_home(text: str) -> str:
+    """A text for people elsewhere: a run may be published, and its owner's home is nobody else's concern."""
+    return text.replace(f"{Path.home()}{os.sep}", f"~{os.sep}")
 
 
 def name_of(part: SpeedPart | AccuracyPart) -> str:

@@ -164,11 +164,8 @@ def reopen(path: Path) -> tuple[Plan, Recorder]:
 
     Raises UsageError if it cannot be read or written, or if machine or versions are others than those it began with.
     """
-    try:
-        writer, run = RunWriter.reopen(path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be continued: {error}; make it writable") from None
-    try:
+    writer, run = RunWriter.reopen(path)
+    with writer.going_on():
         fingerprint.refuse_another(run.manifest.machine, run.manifest.versions, run.manifest.settings[0].device, path)
         planned = plan_of(run.manifest)
         writer.drop_torn_line()
@@ -179,12 +176,6 @@ def reopen(path: Path) -> tuple[Plan, Recorder]:
             recorder.notice(notice)
         if run.manifest.commit != (commit := fingerprint.commit()):
             recorder.notice(notices.other_commit(run.manifest.commit, commit))
-    except (OSError, RunNotWritten) as error:
-        writer.close()
-        raise UsageError(f"{path} cannot be continued: {error}; make room, or make it writable") from None
-    except UsageError:
-        writer.close()
-        raise
     return planned, recorder
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from rich import box
 from rich.console import Console, Group
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -24,7 +23,7 @@ from reports.accuracy import wording
 from reports.accuracy.tables import best_of, is_first_aligned
 from reports.published import MEASURES as PUBLISHED_MEASURES
 from reports.published import published_losses
-from reports.terminal import MAX_DRAWING_SHARE, REDRAW_S, console_for, is_terminal, notice_text
+from reports.terminal import Region, console_for, is_terminal, notice_text
 from reports.wording import count, duration
 
 if TYPE_CHECKING:
@@ -229,41 +228,27 @@ class LiveView(_ProgressView):
         super().__init__(stream)
         self._console = console or self._console
         self._clock = clock
-        self._live: Live | None = None
-        self._is_stdout = stream is sys.stdout
-        self._next = -math.inf
+        self._region = Region(self._console, clock, is_stdout=stream is sys.stdout)
 
     def start(self, run: "AccuracyRun") -> None:
         """Say what is trained on what; the table stands below from the first update on."""
         super().start(run)
-        # Whoever else writes to this terminal meanwhile (torch's warnings) gets a line above the table.
-        self._live = Live(
-            console=self._console,
-            auto_refresh=False,
-            transient=True,
-            redirect_stdout=self._is_stdout,
-            redirect_stderr=sys.stderr.isatty(),
-        )
-        self._live.start()
+        self._region.start()
 
     def update(self, progress: Progress) -> None:
         """Redraw, unless that was done a moment ago; a training that ended is told at once."""
         began = self._clock()
-        if self._live is None:
+        if not self._region.stands:
             return
         self._tell_news(progress)
-        if began < self._next:
+        if not self._region.is_due(began):
             return
         shown = running_table(progress, height=self._console.height - LINES_AROUND_TABLE)
-        self._live.update(Group(shown, _progress_line(progress)), refresh=True)
-        ended = self._clock()
-        self._next = max(began + REDRAW_S, ended + (ended - began) / MAX_DRAWING_SHARE)
+        self._region.draw(Group(shown, _progress_line(progress)), began)
 
     def stop(self) -> None:
         """Take the table away and give the cursor back."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        self._region.stop()
 
 
 #: Lines of a terminal that the table of running trainings leaves for its header, the bar, and the prompt.

@@ -277,7 +277,7 @@ def test_what_cannot_be_continued_is_refused_and_left_as_it_is(tmp_path: Path, t
     begun = start(manifest_of([tiny_speed], CPU, None), tmp_path, Silent(), _quick)
     edition.execute(begun)
     (part,) = (path for path in begun.path.iterdir() if path.is_dir())
-    with pytest.raises(UsageError, match="of kind 'speed', not of the whole paper"):
+    with pytest.raises(UsageError, match="of kind 'speed', where one of kind 'paper'"):
         reopen(part, None, Silent(), _quick)
     with pytest.raises(UsageError, match="is not a run"):
         reopen(tmp_path / "nowhere", None, Silent(), _quick)
