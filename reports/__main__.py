@@ -1,4 +1,4 @@
-"""`python -m reports RUN...`: draw tables and figures again, from the samples alone."""
+"""`python -m reports RUN...`: draw tables, figures and the page again, from the samples alone."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,6 +13,8 @@ from reports.pipes import while_read
 if TYPE_CHECKING:
     from bench.accuracy.run import AccuracyRun
     from bench.run import Run
+    from reports import results as speed_results
+    from reports.accuracy import results as accuracy_results
 
 USAGE = 2
 
@@ -21,10 +23,22 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command()
 def draw(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of many runs.", show_default=False)
+    ],
     output: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where to write.", show_default="the run's own folder, if there is one run"),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page to look at, one file; without --output nothing else."),
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The history shown on the page.", show_default=".slc-bench, where there is one"
+        ),
     ] = None,
 ) -> None:
     """Draw tables and figures again from what runs have on disk, one run or several together.
@@ -32,36 +46,100 @@ def draw(
     Of speed runs Table 3 and Fig. 1, of accuracy runs Tables 1 and 2, Fig. 2 and learning curves, of a run of the whole
     paper all of these and its claims.
     Prints the table, and what was measured beside what the paper published.
+
+    With --html, a page that holds all of it with every sample and the history, and opens without a network.
     """
     try:
         with while_read(sys.stdout, sys.stderr):
-            _draw(runs, output)
+            if history is not None and html is None:
+                raise UsageError("--history is shown on the page: say where to write that with --html FILE")
+            folders = _with_runs_inside(runs)
+            if html is not None:
+                _write_page(folders, html, history)
+            if html is None or output is not None:
+                _draw(folders, output)
             print(end="", flush=True)  # so that a reader who is gone is noticed here
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(USAGE) from None
 
 
-def _draw(folders: list[Path], output: Path | None) -> None:
-    if len(folders) > 1 and output is None:
-        raise UsageError("several runs together belong to none of their folders; say where to write with --output DIR")
-    folder = folders[0] if output is None else output
+def _with_runs_inside(folders: Sequence[Path]) -> list[Path]:
+    """The runs among these folders, and those inside a folder that is none itself, by name: oldest first.
 
+    Raises UsageError for a folder that neither is a run nor holds any.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        inside = [] if (folder / "run.json").exists() else sorted(file.parent for file in folder.glob("*/run.json"))
+        found += inside or [folder]
+    return list(dict.fromkeys(found))
+
+
+def _write_page(folders: Sequence[Path], file: Path, history: Path | None) -> None:
+    from bench.folder import write_atomically
+    from bench.history.store import DEFAULT
+    from reports.page import document
+
+    speed, accuracy = _load(folders)
+    if history is None and (DEFAULT / "history").is_dir():
+        history = DEFAULT
+    page = document.build(*_estimated(speed, accuracy), history)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, page)
+    except OSError as error:
+        raise UsageError(f"cannot write {str(file)!r}: {error.strerror or error}; name another with --html") from None
+    print(f"Wrote {file} ({len(page.encode()) / 1e6:.1f} MB): open it in a browser.")
+
+
+def _estimated(
+    speed: "Sequence[Run]", accuracy: "Sequence[AccuracyRun]"
+) -> "tuple[list[speed_results.Result], list[accuracy_results.Result]]":
+    from reports import results as speed_results
+    from reports.accuracy import results as accuracy_results
+
+    return [speed_results.Result.of(run) for run in speed], [accuracy_results.Result.of(run) for run in accuracy]
+
+
+def _load(folders: Sequence[Path]) -> "tuple[list[Run], list[AccuracyRun]]":
+    """Runs of both kinds, each with something to draw. Raises UsageError."""
     from bench.run import Run
-    from bench.runs import is_of_the_paper, load_any
 
-    if any(is_of_the_paper(path) for path in folders):
-        if len(folders) > 1:
-            raise UsageError("a run of the whole paper is drawn alone; name it, or its parts' folders")
-        _draw_paper(folders[0], folder)
-        return
-    runs = [load_any(path) for path in folders]
+    runs = [run for path in folders for run in _runs_of(path)]
     speed = [run for run in runs if isinstance(run, Run)]
     accuracy = [run for run in runs if not isinstance(run, Run)]
     for run in speed:
         _refuse_without("point", run.manifest.points, run.path)
     for each in accuracy:
         _refuse_without("training", each.trainings, each.path)
+    return speed, accuracy
+
+
+def _runs_of(path: Path) -> "list[Run | AccuracyRun]":
+    """A run, or the parts of a run of the whole paper."""
+    from bench.runs import is_of_the_paper, load_any
+
+    if not is_of_the_paper(path):
+        return [load_any(path)]
+    from bench.paper.edition import runs_of
+    from bench.paper.record import load
+
+    return list(runs_of(load(path), path).values())
+
+
+def _draw(folders: list[Path], output: Path | None) -> None:
+    from bench.runs import is_of_the_paper
+
+    if len(folders) > 1 and output is None:
+        raise UsageError("several runs together belong to none of their folders; say where to write with --output DIR")
+    folder = folders[0] if output is None else output
+    if any(is_of_the_paper(path) for path in folders):
+        if len(folders) > 1:
+            raise UsageError("a run of the whole paper is drawn alone; name it, or its parts' folders")
+        _draw_paper(folders[0], folder)
+        return
+    speed, accuracy = _load(folders)
     shows = []
     try:
         folder.mkdir(parents=True, exist_ok=True)
