@@ -71,6 +71,7 @@ CAUSE = "gate_network:network, 1,024 classes: ... One logit is slower (+30 %), a
         (SAME, 2, "", gate.WRONG),
         (SLOWER, 1, CAUSE, gate.RIGHT),
         (SLOWER, 1, "both are slower (+30 %) by the same factor", gate.WRONG),
+        (SLOWER, 1, "one logit may have changed (+30 %): less worth it", gate.UNDECIDED),
         (SLOWER, 0, "", gate.WRONG),
         (SLOWER, 2, "", gate.WRONG),
         (SLOWER, 3, "", gate.UNDECIDED),
