@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -204,7 +205,8 @@ class FolderWriter(Generic[M]):
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader finds the old content or the new, and never half of it. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # Two machines that share a disk may both have a process of this number, so the number alone is not enough.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with open(beside, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -10,16 +10,20 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
 from bench.accuracy.records import DatasetFacts, Evaluation, Training
 from bench.accuracy.records import Manifest as AccuracyManifest
 from bench.accuracy.rows import Table1Row
 from bench.accuracy.settings import Member, Recipe
 from bench.folder import RunStatus, write_atomically
+from bench.history.snapshot import Circumstances, Estimate, Measurement, OtherMachine, Place, Snapshot, Work
+from bench.history.store import Baseline
+from bench.history.verdict import Gate, SpeedupVerdict, TimeVerdict
+from bench.machine.fingerprint import Machine
 from bench.paper.claims import Claim
 from bench.paper.record import PaperManifest, PartRecord
-from bench.run import SCHEMA_VERSION, Manifest, Sample
+from bench.run import SCHEMA_VERSION, Manifest, Sample, Status
 from bench.speed.rows import Row
 from bench.speed.settings import Setting
 
@@ -134,6 +138,123 @@ class PaperOutlookObject(_Closed):
     rows: list[PaperOutlookRow]
 
 
+class EntryPoint(Place):
+    """A point of an entry, without its processes."""
+
+    status: Status
+    single: Estimate | None
+    all: Estimate | None
+    speedup: Estimate | None
+
+
+class EntryRow(_Closed):
+    """An entry of the history."""
+
+    file: str
+    name: str
+    created: str = Field(description="UTC, ISO 8601")
+    commit: str | None
+    status: RunStatus
+    tool: str
+    machine: Machine | OtherMachine
+    points: list[EntryPoint]
+
+
+class StoreSummary(_Closed):
+    """Where the history is, and a line about each file of it that cannot be read."""
+
+    path: str
+    problems: list[str]
+
+
+class EntriesObject(_Closed):
+    """What history list --json prints: one object, and nothing else on standard output; a row is a run."""
+
+    schema_: Literal["slc-bench/history/1"] = Field(alias="schema")
+    store: StoreSummary
+    rows: list[EntryRow]
+
+
+class Judgement(_Closed):
+    """A change, new / base, and its verdict."""
+
+    ratio: PositiveFloat = Field(description="new / base")
+    low: float | None = Field(description="lower end of the simultaneous interval of `ratio`")
+    high: float | None
+    error: float | None = Field(description="standard error of the logarithm of `ratio`")
+    degrees: float | None = Field(description="degrees of freedom of `error`")
+    smallest: float | None = Field(description="smallest relative change that would have been found 4 times out of 5")
+    verdict: TimeVerdict | SpeedupVerdict | None = Field(description="none between unequal machines")
+
+
+class Changes(_Closed):
+    """The three changes of a point; none where a side lacks the quantity."""
+
+    single: Judgement | None
+    all: Judgement | None
+    speedup: Judgement | None
+
+
+class MeasuredAgain(_Closed):
+    """What fresh processes found, which is what counts."""
+
+    base: Measurement
+    new: Measurement
+    changes: Changes
+    cause: str
+
+
+class ComparisonRow(Work):
+    """A point. Those of the kind `compared` have what stands from `changes` on, no other has."""
+
+    kind: Literal["compared", "only base", "only new", "failed", "failed on both"]
+    threads: int | None
+    base: Measurement | None
+    new: Measurement | None
+    changes: Changes | None = None
+    cause: str | None = None
+    again: MeasuredAgain | None = None
+    not_measured_again: str | None = Field(None, description="why it could not be, if it looked worse")
+    worse: bool | None = None
+    undecided: bool | None = None
+
+
+class FindingObject(_Closed):
+    """One thing to know beside the figures."""
+
+    severity: Literal["error", "warning", "note"]
+    title: str
+    text: str
+
+
+class Confirmation(_Closed):
+    """How what looked worse was measured again."""
+
+    processes: int = Field(description="fresh processes a side; 0 if nothing was measured again")
+    base_again: bool = Field(description="whether base was measured again too, in turn with new")
+    hindrance: str | None = Field(description="why nothing was measured again, if something looked worse")
+
+
+class ComparisonObject(_Closed):
+    """What compare --format json prints: one object, and nothing else on standard output; a row is a point."""
+
+    schema_: Literal["slc-bench/comparison/1"] = Field(alias="schema")
+    outcome: Literal["worse", "undecided", "nothing worse"]
+    answer: str
+    gate: Gate
+    margin: float
+    tests: int = Field(description="changes that share the chance of a false alarm")
+    hardware: list[str] = Field(description="fields of the machine that differ")
+    versions: list[str] = Field(description="software that differs, in words")
+    base: Circumstances
+    new: Circumstances
+    confirmation: Confirmation
+    worse: int
+    undecided: int
+    findings: list[FindingObject]
+    rows: list[ComparisonRow]
+
+
 #: File name -> model, and a title.
 _MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "run.schema.json": (Manifest, "run.json of slc-bench"),
@@ -148,6 +269,10 @@ _MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "paper-run.schema.json": (PaperManifest, "run.json of the whole paper by slc-bench"),
     "claims.schema.json": (ClaimsObject, "what python -m bench paper --json prints"),
     "paper-outlook.schema.json": (PaperOutlookObject, "what python -m bench paper --dry-run --json prints"),
+    "entry.schema.json": (Snapshot, "a run in the history of slc-bench"),
+    "baseline.schema.json": (Baseline, "a baseline of slc-bench"),
+    "history.schema.json": (EntriesObject, "what python -m bench history list --json prints"),
+    "comparison.schema.json": (ComparisonObject, "what python -m bench compare --format json prints"),
 }
 
 

@@ -5,14 +5,15 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.run import SCHEMA_VERSION, Run
-from bench.speed.outlook import Outlook
-from bench.speed.rows import Row
+from bench.run import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from bench.accuracy.outlook import Outlook as AccuracyOutlook
     from bench.accuracy.rows import Table1Row
     from bench.accuracy.run import AccuracyRun
+    from bench.run import Run
+    from bench.speed.outlook import Outlook
+    from bench.speed.rows import Row
 
 #: Name and version of the rows' schema; docs/schema/rows.schema.json describes the object.
 ROWS_SCHEMA = f"slc-bench/rows/{SCHEMA_VERSION}"
@@ -21,7 +22,7 @@ ACCURACY_OUTLOOK_SCHEMA = "slc-bench/accuracy-outlook/1"
 OUTLOOK_SCHEMA = f"slc-bench/outlook/{SCHEMA_VERSION}"
 
 
-def run_object(run: Run, rows: Sequence[Row]) -> dict[str, object]:
+def run_object(run: "Run", rows: "Sequence[Row]") -> dict[str, object]:
     """{schema, run, rows}: where the run is and how it ended, and its rows as in table3.csv."""
     manifest = run.manifest
     return {
@@ -31,7 +32,7 @@ def run_object(run: Run, rows: Sequence[Row]) -> dict[str, object]:
     }
 
 
-def outlook_object(outlook: Outlook) -> dict[str, object]:
+def outlook_object(outlook: "Outlook") -> dict[str, object]:
     """{schema, run, rows} of a run that was not made: what each point would need and take."""
     return {
         "schema": OUTLOOK_SCHEMA,

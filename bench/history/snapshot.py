@@ -70,11 +70,16 @@ class Work(Record):
     block: PositiveInt = 1
 
 
-class Point(Record):
-    """One class count of one setting: times of the single logit and of all logits, and the speedup between them."""
+class Place(Record):
+    """One class count of one setting."""
 
     work: Work
     threads: PositiveInt | None = None
+
+
+class Measurement(Record):
+    """What was measured at one class count: times of the single logit and of all logits, and the speedup."""
+
     status: Status = "ok"
     reason: str = Field("", description="why the status is not ok; empty otherwise")
     single: Estimate | None = Field(None, description="time of the single logit; none for another tool's benchmark")
@@ -85,6 +90,10 @@ class Point(Record):
     marked: int = Field(0, ge=0, description="samples of both times that carry a mark")
 
 
+class Point(Measurement, Place):
+    """A point of a run: its place, and what was measured there."""
+
+
 class OtherMachine(Record):
     """A machine as another tool describes it."""
 
@@ -93,8 +102,8 @@ class OtherMachine(Record):
     system: str = ""
 
 
-class Snapshot(Record):
-    """One run in brief."""
+class Circumstances(Record):
+    """When, where and with what a run was made."""
 
     schema_version: Literal[1] = 1
     name: str
@@ -104,8 +113,13 @@ class Snapshot(Record):
     commit: str | None = None
     machine: Machine | OtherMachine
     versions: dict[str, str] = Field(default_factory=dict)
-    points: tuple[Point, ...]
     notices: tuple[str, ...] = Field((), description="kinds of the run's warnings")
+
+
+class Snapshot(Circumstances):
+    """One run in brief."""
+
+    points: tuple[Point, ...]
 
 
 def snapshot(run: Run, *, resamples: int = RESAMPLES) -> Snapshot:

@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from bench.history.compare import Comparison, Gate, compare
 from bench.history.confirm import NOT_ASKED, Confirmed, Lost
 from bench.history.snapshot import Estimate, OtherMachine, Point, Replicate, Snapshot, Work
 from bench.machine.fingerprint import Machine
+from bench.schemas import schemas
 from reports import comparison as report
 
 MakePoint = Callable[..., Point]
@@ -335,6 +337,7 @@ def test_more_than_github_shows_ends_with_how_many_are_left_out(point: MakePoint
 
 def test_the_object_holds_everything(cleared: Confirmed) -> None:
     found = json.loads(json.dumps(report.to_object(cleared), allow_nan=False))
+    Draft202012Validator(schemas()["comparison.schema.json"]).validate(found)
     assert (found["schema"], found["outcome"]) == ("slc-bench/comparison/1", "nothing worse")
     assert found["base"]["versions"] == {"torch": "2.11.0"}
     first, second = found["rows"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from bench.cli import comparing
 from bench.errors import UsageError
@@ -18,6 +19,7 @@ from bench.history.snapshot import snapshot
 from bench.history.store import Store
 from bench.machine.fingerprint import Machine
 from bench.run import Manifest, Point, Run, RunWriter, Sample, load_run
+from bench.schemas import schemas
 from bench.speed.settings import Protocol, Setting
 
 Command = Callable[..., Any]
@@ -209,6 +211,7 @@ def test_a_slowdown_that_is_not_there_is_not_confirmed(
 def test_json_is_one_object(here: Command, write_run: WriteRun) -> None:
     ended = here("compare", write_run("base", QUICK), write_run("new", SLOW), "--confirm", "0", "--format", "json")
     content = json.loads(ended.out)
+    Draft202012Validator(schemas()["comparison.schema.json"]).validate(content)
     assert (ended.code, content["schema"], content["outcome"]) == (1, "slc-bench/comparison/1", "worse")
     assert [row["classes"] for row in content["rows"]] == [16]
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from bench.history.snapshot import Estimate, OtherMachine, Point, Snapshot, Work
 from bench.history.store import Store, digest
 from bench.machine.fingerprint import Machine
 from bench.run import Manifest, RunWriter, Sample
 from bench.run import Point as RunPoint
+from bench.schemas import schemas
 
 Command = Callable[..., Any]
 
@@ -210,6 +212,8 @@ def test_list_as_json_is_one_object_on_standard_output(here: Command, store: Sto
     ended = here("history", "list", "--json", "--store", store.path)
     assert ended.code == 3
     found = json.loads(ended.out)
+    Draft202012Validator(schemas()["history.schema.json"]).validate(found)
+    Draft202012Validator(schemas()["entry.schema.json"]).validate(json.loads(path.read_text()))
     assert found["schema"] == "slc-bench/history/1"
     assert found["store"]["path"] == str(store.path)
     assert [str(bad) in problem for problem in found["store"]["problems"]] == [True]

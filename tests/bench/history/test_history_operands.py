@@ -114,7 +114,7 @@ def test_of_a_folder_of_runs_the_newest_is_named(run: Path, store: Path) -> None
 
 def test_an_accuracy_run_is_refused(tmp_path: Path, store: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema_version": 1, "kind": "accuracy"}')
-    with pytest.raises(UsageError, match="is an accuracy run; compare takes speed runs"):
+    with pytest.raises(UsageError, match="is an accuracy run; speed runs are read here"):
         snapshot_of(str(tmp_path), store)
 
 
