@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -20,7 +21,7 @@ import numpy as np
 from bench.errors import UsageError
 from bench.history.compare import compare
 from bench.history.snapshot import Estimate, OtherMachine, Point, Snapshot, Work, measured
-from bench.speed.statistics import LIVE_RESAMPLES, Floats, bootstrap_ratios
+from bench.speed.statistics import LIVE_RESAMPLES, Floats, Ratio, bootstrap_ratios
 
 #: Log times of passes, shape (processes, rounds, slots); the first two slots are the single logit's A and A'.
 Noise = Callable[[int, int, np.random.Generator], Floats]
@@ -170,22 +171,40 @@ def simulate(
     )
 
 
-def process_spread(times: Floats) -> tuple[float, float, float]:
-    """How far fresh processes lie apart: log median of the single logit and log speedup at the largest count.
+@dataclass(frozen=True)
+class Spread:
+    """How far fresh processes lie apart, as standard deviations of a logarithm.
 
-    times: seconds, shape (processes, rounds, slots). Gives, for the speedup, the standard deviation of the processes'
-    medians, that which their own rounds explain, and what is left (0 if nothing is): bench.history.verdict's
-    PROCESS_SPREAD. Raises UsageError for fewer than two processes.
+    total: of the processes' own medians. within: what their rounds explain. between: what is left, 0 if nothing is:
+    bench.history.verdict's PROCESS_SPREAD.
+    """
+
+    total: float
+    within: float
+    between: float
+
+
+def process_spread(times: Floats) -> dict[Literal["single", "speedup"], Spread]:
+    """How far fresh processes lie apart in the single logit's time, and in the speedup at the largest count.
+
+    times: seconds, shape (processes, rounds, slots). Raises UsageError for fewer than two processes, or too few
+    rounds in one.
     """
     if times.ndim != 3 or len(times) < 2:
         raise UsageError("a recording of at least two fresh processes is needed; see tests/replays/record.py")
-    found = [bootstrap_ratios([one[:, -1]], one[:, :2])[0] for one in times]
-    known = [ratio for ratio in found if ratio is not None]
-    if len(known) < len(times):
+    return {
+        "single": _spread([bootstrap_ratios([one[:, :2]], np.ones((len(one), 1)))[0] for one in times]),
+        "speedup": _spread([bootstrap_ratios([one[:, -1]], one[:, :2])[0] for one in times]),
+    }
+
+
+def _spread(medians: Sequence[Ratio | None]) -> Spread:
+    known = [ratio for ratio in medians if ratio is not None]
+    if len(known) < len(medians):
         raise UsageError("a recorded process has too few rounds to tell its error")
     total = float(np.var(np.log([ratio.estimate for ratio in known]), ddof=1))
     within = float(np.mean([ratio.error**2 for ratio in known]))
-    return total**0.5, within**0.5, max(0.0, total - within) ** 0.5
+    return Spread(total**0.5, within**0.5, max(0.0, total - within) ** 0.5)
 
 
 def slowed(point: Point, factor: float) -> Point:
@@ -298,8 +317,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         times = read_recording(given.recording)
         if given.spread:
-            total, within, between = (f"{100 * one:.2f} %" for one in process_spread(times))
-            print(f"speedups of {len(times)} processes: spread {total}; {within} from their rounds, {between} beyond")
+            for quantity, found in process_spread(times).items():
+                total, within, between = (f"{100 * one:.2f} %" for one in (found.total, found.within, found.between))
+                print(f"{quantity} of {len(times)} processes: {total}; {within} from their rounds, {between} beyond")
         else:
             tables(times, given.comparisons, given.seed, partial(print, flush=True))
     except UsageError as error:

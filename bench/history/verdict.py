@@ -34,11 +34,12 @@ FALSE_ALARMS = 0.01
 #: Chance that two things further apart than the margin are called SAME. Not shared out: see `Change.verdict`.
 FALSE_SAME = 0.01
 
-#: Standard deviation of fresh processes' log medians on a quiet machine, beyond what rounds within one process show
-#: (memory layout, choice of kernels). `python -m bench.history.simulation --spread RECORDING` derives it.
+#: Standard deviation of fresh processes' log medians, beyond what rounds within one process show (memory layout, choice
+#: of kernels). Taken to be so, and no measurement: a shared machine's noise hides it (docs/comparing.md). For a machine
+#: of one's own `python -m bench.history.simulation --spread RECORDING` derives it.
 PROCESS_SPREAD = 0.009
 
-#: How well that is known: as the spread of about twenty processes is.
+#: How well that is taken to be known: as the spread of about twenty processes is.
 PROCESS_DEGREES = 20.0
 
 #: Logarithm of a ratio beyond which an interval says nothing: with one degree of freedom ends can exceed every float.

@@ -103,9 +103,12 @@ def test_a_slowed_point_is_what_slowed_passes_would_give():
 def test_the_spread_between_processes_is_found_beside_that_of_their_rounds():
     generator = np.random.default_rng(0)
     logs = 0.02 * generator.standard_normal((60, 40, 4)) + 0.01 * generator.standard_normal((60, 1, 4)) * [0, 0, 0, 1]
-    total, within, between = process_spread(np.exp(logs))
-    assert between == pytest.approx(0.01, rel=0.25)
-    assert total**2 == pytest.approx(within**2 + between**2)
+    logs += 0.03 * generator.standard_normal((60, 1, 1))  # what hits all passes of a process alike
+    found = process_spread(np.exp(logs))
+    assert found["speedup"].between == pytest.approx(0.01, rel=0.25)
+    assert found["single"].between == pytest.approx(0.03, rel=0.25)
+    for each in found.values():
+        assert each.total**2 == pytest.approx(each.within**2 + each.between**2)
 
 
 def test_one_process_has_no_spread(times: np.ndarray):
@@ -132,7 +135,9 @@ def test_the_command_derives_the_spread_of_a_recording(tmp_path: Path, capsys: p
     logs = np.random.default_rng(0).standard_normal((6, 20, 4)) / 100
     np.savez(tmp_path / "some.npz", times=np.exp(logs))
     assert main([str(tmp_path / "some.npz"), "--spread"]) == 0
-    assert capsys.readouterr().out.startswith("speedups of 6 processes: spread ")
+    single, speedup = capsys.readouterr().out.splitlines()
+    assert single.startswith("single of 6 processes: ")
+    assert speedup.startswith("speedup of 6 processes: ")
 
 
 @pytest.mark.parametrize("content", [b"", b"no recording", b"PK\x03\x04torn", None])
