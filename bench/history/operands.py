@@ -44,9 +44,7 @@ def _of_folder(path: Path) -> Snapshot:
     if not (path / "run.json").exists():
         raise UsageError(f"{str(path)!r} is not a run: there is no run.json in it{_newest_below(path)}")
     if kind_of(path) == "accuracy":
-        raise UsageError(
-            f"{str(path)!r} is an accuracy run; speed runs are read here, those of `python -m bench`"
-        )
+        raise UsageError(f"{str(path)!r} is an accuracy run; speed runs are read here, those of `python -m bench`")
     return snapshot(load_run(path))
 
 

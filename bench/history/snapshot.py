@@ -25,6 +25,9 @@ from bench.speed.statistics import RESAMPLES, Floats, Integers, Ratio, ratios
 
 SCHEMA_VERSION = 1
 
+#: Logarithm of a ratio beyond which an interval says nothing: with one degree of freedom ends can exceed every float.
+FARTHEST = math.log(1e100)
+
 
 class Estimate(Record):
     """A median, or a ratio of medians, and what is known of its error."""
@@ -37,7 +40,7 @@ class Estimate(Record):
         """The ends of the interval that holds the truth with this probability; None if the error is unknown."""
         if self.error is None or self.degrees is None:
             return None
-        reach = float(stats.t.ppf(0.5 + confidence / 2, self.degrees)) * self.error
+        reach = min(float(stats.t.ppf(0.5 + confidence / 2, self.degrees)) * self.error, FARTHEST)
         return self.value * math.exp(-reach), self.value * math.exp(reach)
 
 

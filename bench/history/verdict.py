@@ -18,7 +18,7 @@ from typing import Literal
 
 from scipy.special import stdtrit
 
-from bench.history.snapshot import Estimate
+from bench.history.snapshot import FARTHEST, Estimate
 from bench.speed.statistics import REPLICATE_ROUNDS
 
 TimeVerdict = Literal["SAME", "FASTER", "SLOWER", "AMBIGUOUS"]
@@ -41,9 +41,6 @@ PROCESS_SPREAD = 0.009
 
 #: How well that is taken to be known: as the spread of about twenty processes is.
 PROCESS_DEGREES = 20.0
-
-#: Logarithm of a ratio beyond which an interval says nothing: with one degree of freedom ends can exceed every float.
-FARTHEST = math.log(1e100)
 
 #: Chance with which `Change.smallest` would have been found.
 POWER = 0.8

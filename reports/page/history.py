@@ -23,6 +23,9 @@ FEWEST_RUNS = 60
 #: Names of what a series is of.
 _QUANTITIES = {"speedup": "speedup", "single": "time of one logit", "all": "time of all logits"}
 
+#: The axis follows intervals up to this factor beyond the values; longer ones run out of the figure.
+WIDEST = 1.5
+
 #: Characters of a commit that people read.
 _COMMIT = 8
 
@@ -89,24 +92,50 @@ def _view(series: "Series", name: str, limit: int) -> View:
     told += [f"{changes} change{'s' if changes > 1 else ''} of level" if changes else "no step, no drift"]
     layout = {
         "xaxis": {"title": {"text": "run, oldest first"}, "rangemode": "tozero"},
-        "yaxis": {"title": {"text": "time of all logits / time of one"}},
+        "yaxis": {"title": {"text": "time of all logits / time of one"}, "range": _range(measured)},
     }
     return View(name, traces, layout, note=", ".join(told) + ".")
 
 
+def _range(measured: "Sequence[Measured]") -> list[float]:
+    """The ends of the axis: all values, and their intervals as far as those leave the values apart."""
+    values = [each.estimate.value for each in measured]
+    ends = [end for each in measured for end in each.estimate.interval() or ()]
+    low = max(min([*values, *ends]), min(values) / WIDEST)
+    high = min(max([*values, *ends]), max(values) * WIDEST)
+    room = max(0.05 * (high - low), 0.01 * high)
+    return [rounded(low - room), rounded(high + room)]
+
+
 def _runs(measured: "Sequence[Measured]", places: Sequence[int]) -> Trace:
+    reaches = [_reach(measured[place]) for place in places]
     return {
         "type": "scatter",
         "uid": "c0-runs",
-        "meta": {"legend": "a run", "colour": 0, "symbol": "●"},
+        "meta": {"legend": "a run, with its 95 % interval", "colour": 0, "symbol": "●"},
         "hoverinfo": "text",
         "mode": "lines+markers",
         "x": [place + 1 for place in places],
         "y": [rounded(measured[place].estimate.value) for place in places],
+        "error_y": {
+            "type": "data",
+            "array": [above for _, above in reaches],
+            "arrayminus": [below for below, _ in reaches],
+            "thickness": 1,
+            "width": 0,
+        },
         "hovertext": [_run_says(measured[place]) for place in places],
         "line": {"width": 1},
         "marker": {"symbol": "circle", "size": 5},
     }
+
+
+def _reach(found: "Measured") -> tuple[float, float]:
+    """How far the 95 % interval goes below and above the value; 0 where there is none."""
+    interval = found.estimate.interval()
+    if interval is None:
+        return 0.0, 0.0
+    return rounded(found.estimate.value - interval[0]), rounded(interval[1] - found.estimate.value)
 
 
 def _run_says(found: "Measured") -> str:

@@ -10,7 +10,7 @@ EVENS = [BreakEven(0, "resnet50", 1.1, 131_198.5, False), BreakEven(0, "resnet50
 
 def _loss(name: str, error: float, all_error: float, verdict: str, loss: str) -> Table1Row:
     measures, every = ({"one_minus_auprc": Spread.of([value])} for value in (error, all_error))
-    parity = Parity(verdict, 1.0, 0.9, 1.1, "")  # type: ignore[arg-type]
+    parity = Parity(verdict, 1.0, 0.9, 1.1, "", 1)  # type: ignore[arg-type]
     return Table1Row("digits", loss, name, True, "ok", "", (0.1,), (0,), measures, every, None, parity, parity, 0, 0)
 
 
