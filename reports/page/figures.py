@@ -124,6 +124,7 @@ _KINDS = {
     "single": "one logit, measured",
     "published": "published (hollow, dotted)",
     "predicted": "predicted (thin, dashed)",
+    "failed": "failed (crosses below)",
 }
 
 
@@ -172,6 +173,11 @@ def _fig1_traces(series: Sequence[Series], networks: Sequence[str], place: Class
             traces += _predicted(each, name, place, look, view, single.median_s)
         if first:
             traces += _published(each, place, look, view)
+    heights = [height for trace in traces for height in trace["y"]]
+    if heights:
+        looks = [_Look(networks.index(each.arch), "solid") for each in series]
+        for each, name, look in zip(series, names(series), looks, strict=True):
+            traces += _failed(each, name, place, look, min(heights))
     if len(series) <= MOST_LABELLED:
         ends = [(trace, text) for trace, text in ends if text]
         everything = [height for trace in traces for height in trace["y"]]
@@ -324,6 +330,26 @@ def _published(series: Series, place: ClassAxis, look: _Look, view: str) -> list
             marker={"symbol": f"{look.symbol}-open", "size": 8},
         )
         | {"uid": f"o{colour_of(look.index)}"}
+    ]
+
+
+def _failed(series: Series, name: str, place: ClassAxis, look: _Look, height: float) -> list[Trace]:
+    """Class counts without a time, as crosses at the foot of the figure."""
+    rows = [row for row in series.points if row.status != "ok"]
+    if not rows:
+        return []
+    texts = [says(name, f"{wording.count(row.classes)} classes: {row.status}", row.reason) for row in rows]
+    return [
+        _trace(
+            series,
+            "failed",
+            look,
+            mode="markers",
+            x=[place(row.classes) for row in rows],
+            y=[height] * len(rows),
+            hovertext=texts,
+            marker={"symbol": "x", "size": 9},
+        )
     ]
 
 

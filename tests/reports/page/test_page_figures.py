@@ -40,6 +40,19 @@ def test_heights_are_medians_and_speedups(make_rows) -> None:
     assert speedups["y"][-1] - speedups["error_y"]["arrayminus"][-1] == pytest.approx(last.speedup_low, rel=1e-4)
 
 
+def test_what_failed_is_a_cross_that_says_why(make_rows) -> None:
+    figure = figures.fig1(split([*make_rows("resnet50", failed=(370_727,)), *make_rows("alexnet", single_s=0.01)]))
+    assert figure is not None
+    assert "failed" in [choice["value"] for choice in figure.filters["kind"]]
+    for view in figure.views:
+        (cross,) = [trace for trace in view.traces if trace["meta"]["kind"] == "failed"]
+        others = [trace for trace in view.traces if trace["meta"]["kind"] != "failed"]
+        assert cross["y"] == [min(height for trace in others for height in trace["y"])]
+        assert cross["x"] == [max(place for trace in others for place in trace["x"])]
+        assert "370,727 classes: out-of-memory" in cross["hovertext"][0]
+        assert "2.10 GB are free" in cross["hovertext"][0]
+
+
 def test_settings_of_one_network_share_its_colour_and_differ_by_their_line(make_rows) -> None:
     rows = [*make_rows("resnet50"), *make_rows("resnet50", dtype="bfloat16"), *make_rows("alexnet")]
     figure = figures.fig1(split(rows))
