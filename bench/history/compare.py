@@ -15,31 +15,27 @@ from typing import Literal
 from bench.counts import label
 from bench.errors import UsageError
 from bench.history.snapshot import Estimate, OtherMachine, Point, Snapshot, Work
+from bench.history.verdict import GATED as GATED
 from bench.history.verdict import MARGIN as MARGIN
 from bench.history.verdict import (
     Change,
+    Standing,
     across_processes,
     cause,
     change,
-    is_worse,
     simultaneous,
     speedup_verdict,
+    standings,
     time_verdict,
 )
 from bench.history.verdict import Gate as Gate
+from bench.history.verdict import Quantity as Quantity
 from bench.machine.fingerprint import Machine, same_hardware
 
-Quantity = Literal["single", "all", "speedup"]
 Outcome = Literal["nothing worse", "worse", "undecided"]
 Pair = tuple[Point, Point]
 
 QUANTITIES: tuple[Quantity, ...] = ("single", "all", "speedup")
-
-_GATED: dict[Gate, tuple[Quantity, ...]] = {
-    "single": ("single",),
-    "speedup": ("speedup",),
-    "both": ("single", "speedup"),
-}
 
 
 @dataclass(frozen=True)
@@ -72,16 +68,14 @@ class PointChange:
     speedup: Judged | None
     cause: str
 
-    def gated(self, gate: Gate) -> tuple[Judged, ...]:
-        """What the gate looks at; a benchmark of another tool has one time, and that is it."""
-        if self.single is None and self.speedup is None:
-            return () if self.all is None else (self.all,)
-        found = {"single": self.single, "speedup": self.speedup}
-        return tuple(judged for name in _GATED[gate] if (judged := found[name]) is not None)
+    def standings(self, gate: Gate) -> tuple[Standing, ...]:
+        """What each verdict comes to that the gate looks at."""
+        return standings(*self.verdicts, gate)
 
-    def worse(self, gate: Gate) -> bool:
-        """Whether this point turns the comparison red."""
-        return is_worse(*self.verdicts, gate)
+    def standing(self, gate: Gate) -> Standing | None:
+        """Whether this point turns the comparison red, or cannot be decided; None without verdicts."""
+        order: tuple[Standing, ...] = ("worse", "undecided", "not worse")
+        return min(self.standings(gate), key=order.index, default=None)
 
     @property
     def verdicts(self) -> tuple[str | None, str | None, str | None]:
@@ -115,24 +109,19 @@ class Comparison:
     @property
     def worse(self) -> tuple[PointChange, ...]:
         """Points that turn the comparison red."""
-        return tuple(point for point in self.points if point.worse(self.gate))
+        return tuple(point for point in self.points if point.standing(self.gate) == "worse")
 
     @property
     def undecided(self) -> tuple[PointChange, ...]:
-        """Points that are not worse but of which the gate looks at something ambiguous."""
-        return tuple(
-            point
-            for point in self.points
-            if not point.worse(self.gate) and any(judged.verdict == "AMBIGUOUS" for judged in point.gated(self.gate))
-        )
+        """Points that are not worse, but of which the gate looks at something that cannot be told."""
+        return tuple(point for point in self.points if point.standing(self.gate) == "undecided")
 
     @property
     def outcome(self) -> Outcome:
         """Worse beats undecided; ambiguous points alone leave a comparison undecided only if nothing was decided."""
         if self.worse:
             return "worse"
-        verdicts = {judged.verdict for point in self.points for judged in point.gated(self.gate)}
-        decided = bool(verdicts - {None, "AMBIGUOUS"})
+        decided = any("not worse" in point.standings(self.gate) for point in self.points)
         return "nothing worse" if decided and not self.failed and not self.hardware else "undecided"
 
 
@@ -271,7 +260,7 @@ def _tests(pairs: Sequence[Pair], gate: Gate) -> set[object]:
     found: set[object] = set()
     for number, pair in enumerate(pairs):
         present = _on_both_sides(pair)
-        gated = _GATED[gate] if {"single", "speedup"} & present.keys() else ("all",)
+        gated = GATED[gate] if {"single", "speedup"} & present.keys() else ("all",)
         for name in gated:
             estimates = present.get(name)
             if estimates is None or any(estimate.error is None for estimate in estimates):

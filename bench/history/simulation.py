@@ -63,14 +63,14 @@ class Scene:
 class Outcomes:
     """Shares of comparisons, by the slowdown of the single logit; 0 is none at all.
 
-    worse: red. same: neither red nor anything ambiguous. seen: standard deviation of the processes' own log medians
+    worse: red. decided: neither red nor anything ambiguous. seen: standard deviation of the processes' own log medians
     (single logit, speedup at the largest count).
     """
 
     scene: Scene
     comparisons: int
     worse: dict[float, float]
-    same: dict[float, float]
+    decided: dict[float, float]
     seen: tuple[float, float]
 
     @property
@@ -151,7 +151,7 @@ def simulate(
     scene = _scaled(scene, seed)
     generator = np.random.default_rng([seed, scene.processes, round(1e6 * scene.spread)])
     factors = (0.0, *slowdowns)
-    worse, same = dict.fromkeys(factors, 0), dict.fromkeys(factors, 0)
+    worse, decided = dict.fromkeys(factors, 0), dict.fromkeys(factors, 0)
     replicates = []
     for _ in range(comparisons):
         base, new = (_side(scene, generator) for _ in range(2))
@@ -159,14 +159,14 @@ def simulate(
         for factor in factors:
             found = compare(_snapshot(base), _snapshot([slowed(point, 1 + factor) for point in new]), margin=margin)
             worse[factor] += found.outcome == "worse"
-            same[factor] += not found.worse and not found.undecided
+            decided[factor] += not found.worse and not found.undecided
     singles = np.log([each.single_s for each in replicates])
     speedups = np.log([each.all_s / each.single_s for each in replicates])
     return Outcomes(
         scene,
         comparisons,
         {factor: count / comparisons for factor, count in worse.items()},
-        {factor: count / comparisons for factor, count in same.items()},
+        {factor: count / comparisons for factor, count in decided.items()},
         (float(singles.std(ddof=1)), float(speedups.std(ddof=1))),
     )
 
@@ -275,12 +275,12 @@ def tables(recording: Floats, comparisons: int, seed: int, show: Callable[[str],
     """Print, as Markdown, how often each kind of noise raises a false alarm, and the power curve."""
     kinds = noises(recording)
     header = "| false alarms | " + " | ".join(f"{100 * slowdown:g} % found" for slowdown in SLOWDOWNS)
-    show(f"| noise | processes | spread seen: single, speedup {header} | all SAME |")
+    show(f"| noise | processes | spread seen: single, speedup {header} | decided |")
     show("|---|--:|--:|" + "--:|" * (len(SLOWDOWNS) + 2))
     for name, noise in kinds.items():
         for processes in PROCESSES:
             _show_line(Scene(name, noise, 0.009, processes), f"{name} | {processes}", comparisons, seed, show)
-    show(f"\n| spread | processes | spread seen: single, speedup {header} | all SAME |")
+    show(f"\n| spread | processes | spread seen: single, speedup {header} | decided |")
     show("|--:|--:|--:|" + "--:|" * (len(SLOWDOWNS) + 2))
     for spread in SPREADS:
         for processes in PROCESSES:
@@ -292,7 +292,7 @@ def _show_line(scene: Scene, begin: str, comparisons: int, seed: int, show: Call
     found = simulate(scene, comparisons, SLOWDOWNS, seed=seed)
     seen = ", ".join(f"{100 * one:.1f} %" for one in found.seen)
     worse = " | ".join(f"{100 * found.worse[slowdown]:.0f} %" for slowdown in SLOWDOWNS)
-    show(f"| {begin} | {seen} | {100 * found.false_alarms:.1f} % | {worse} | {100 * found.same[0.0]:.0f} % |")
+    show(f"| {begin} | {seen} | {100 * found.false_alarms:.1f} % | {worse} | {100 * found.decided[0.0]:.0f} % |")
 
 
 def read_recording(path: Path) -> Floats:

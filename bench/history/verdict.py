@@ -24,6 +24,15 @@ from bench.speed.statistics import REPLICATE_ROUNDS
 TimeVerdict = Literal["SAME", "FASTER", "SLOWER", "AMBIGUOUS"]
 SpeedupVerdict = Literal["SAME", "HIGHER", "LOWER", "AMBIGUOUS"]
 Gate = Literal["speedup", "single", "both"]
+Quantity = Literal["single", "all", "speedup"]
+Standing = Literal["worse", "undecided", "not worse"]
+
+#: What each gate looks at.
+GATED: dict[Gate, tuple[Quantity, ...]] = {
+    "single": ("single",),
+    "speedup": ("speedup",),
+    "both": ("single", "speedup"),
+}
 
 #: Relative change that does not matter to the user; half of what the rule is built to find (5 %), and a bit.
 MARGIN = 0.03
@@ -174,27 +183,42 @@ def speedup_verdict(change: Change, margin: float, tests: int) -> SpeedupVerdict
     return words[change.verdict(margin, tests)]
 
 
-def only_improved(single: str | None, every: str | None) -> bool:
+def only_improved(single: str | None, every: str | None) -> bool | None:
     """Whether a LOWER speedup is explained by what became faster, and so is nothing that got worse.
 
-    All logits FASTER and the single logit not SLOWER; the single logit FASTER itself (then all logits are, even
-    more); or the single logit SAME while all logits may have changed, for then it was they.
+    True: the single logit is FASTER itself (then all logits are, even more), or it is SAME while all logits are
+    FASTER or may have changed, for then it was they. None, which is not known: all logits are FASTER, and the single
+    logit may have changed.
     """
-    if single == "SLOWER":
-        return False
-    return every == "FASTER" or single == "FASTER" or (single == "SAME" and every == "AMBIGUOUS")
+    if single == "AMBIGUOUS" and every == "FASTER":
+        return None
+    return single == "FASTER" or (single == "SAME" and every in ("FASTER", "AMBIGUOUS"))
 
 
-def is_worse(single: str | None, every: str | None, speedup: str | None, gate: Gate) -> bool:
-    """Whether these verdicts on one point turn the comparison red.
+def standings(single: str | None, every: str | None, speedup: str | None, gate: Gate) -> tuple[Standing, ...]:
+    """What these verdicts on one point come to, for each quantity that the gate looks at and that has a verdict.
 
     A benchmark of another tool has one time, of "all", and that is what counts there.
     """
     if single is None and speedup is None:
-        return every == "SLOWER"
-    slower = single == "SLOWER"
-    less_worth = speedup == "LOWER" and not only_improved(single, every)
-    return {"single": slower, "speedup": less_worth, "both": slower or less_worth}[gate]
+        return () if every is None else (_of_time(every),)
+    found: dict[str, Standing] = {}
+    if single is not None:
+        found["single"] = _of_time(single)
+    if speedup is not None:
+        found["speedup"] = _of_speedup(speedup, only_improved(single, every))
+    return tuple(found[name] for name in GATED[gate] if name in found)
+
+
+def _of_time(verdict: str) -> Standing:
+    found: dict[str, Standing] = {"SLOWER": "worse", "AMBIGUOUS": "undecided"}
+    return found.get(verdict, "not worse")
+
+
+def _of_speedup(verdict: str, explained: bool | None) -> Standing:
+    if verdict == "AMBIGUOUS" or (verdict == "LOWER" and explained is None):
+        return "undecided"
+    return "worse" if verdict == "LOWER" and not explained else "not worse"
 
 
 def cause(single: Change | None, every: Change | None, verdicts: tuple[str | None, str | None, str | None]) -> str:
@@ -241,6 +265,9 @@ def _consequence(single: str, every: str | None, speedup: str) -> str:
         return "the speedup rose" if single == "SLOWER" else "more worth it"
     if speedup == "AMBIGUOUS":
         return "whether the speedup changed cannot be told"
-    if not only_improved(single, every):
+    improved = only_improved(single, every)
+    if improved is None:
+        return "the speedup fell, whether one logit got slower cannot be told"
+    if not improved:
         return "less worth it"
     return "the speedup fell, nothing got slower" if every == "FASTER" else "the speedup fell, one logit is no slower"

@@ -64,7 +64,7 @@ def test_the_simulation_can_tell_a_wrong_rule_from_this_one(times: np.ndarray, m
 
 def test_small_changes_of_a_quiet_machine_are_the_same_and_large_ones_are_found(times: np.ndarray):
     found = simulate(scene(times, "quiet", spread=0.003), COMPARISONS // 2, [0.10], seed=4)
-    assert found.same[0.0] > 0.9
+    assert found.decided[0.0] > 0.9
     assert found.worse == {0.0: 0.0, 0.10: 1.0}
 
 

@@ -18,11 +18,11 @@ from bench.history.verdict import (
     cause,
     change,
     combined,
-    is_worse,
     only_improved,
     percent,
     simultaneous,
     speedup_verdict,
+    standings,
     time_verdict,
 )
 
@@ -187,6 +187,10 @@ def test_the_error_across_processes_is_never_smaller(error: float, degrees: floa
     assert found.error >= error
 
 
+def is_red(single: str | None, every: str | None, speedup: str | None, gate: Gate) -> bool:
+    return "worse" in standings(single, every, speedup, gate)
+
+
 @pytest.mark.parametrize(
     ("verdicts", "speedup", "single", "both"),
     [
@@ -212,12 +216,31 @@ def test_the_error_across_processes_is_never_smaller(error: float, degrees: floa
 def test_what_turns_each_gate_red(
     verdicts: tuple[str | None, str | None, str | None], speedup: bool, single: bool, both: bool
 ):
-    assert [is_worse(*verdicts, gate) for gate in GATES] == [speedup, single, both]
+    assert [is_red(*verdicts, gate) for gate in GATES] == [speedup, single, both]
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "gate", "expected"),
+    [
+        (("AMBIGUOUS", "FASTER", "LOWER"), "speedup", ("undecided",)),  # one logit may have become slower
+        (("AMBIGUOUS", "FASTER", "LOWER"), "both", ("undecided", "undecided")),
+        (("SAME", "AMBIGUOUS", "AMBIGUOUS"), "both", ("not worse", "undecided")),
+        (("SAME", "SAME", "LOWER"), "both", ("not worse", "worse")),
+        (("SAME", "FASTER", "LOWER"), "speedup", ("not worse",)),
+        (("AMBIGUOUS", "AMBIGUOUS", "HIGHER"), "speedup", ("not worse",)),
+        ((None, "AMBIGUOUS", None), "single", ("undecided",)),
+        ((None, None, None), "both", ()),
+    ],
+)
+def test_what_verdicts_come_to(
+    verdicts: tuple[str | None, str | None, str | None], gate: Gate, expected: tuple[str, ...]
+):
+    assert standings(*verdicts, gate) == expected
 
 
 @pytest.mark.parametrize(("single", "every", "speedup"), list(itertools.product(TIMES, TIMES, SPEEDUPS)))
 def test_better_never_fails_and_gates_agree(single: str, every: str, speedup: str):
-    red = {gate: is_worse(single, every, speedup, gate) for gate in GATES}
+    red = {gate: is_red(single, every, speedup, gate) for gate in GATES}
     assert red["both"] == (red["single"] or red["speedup"])
     if single != "SLOWER" and (speedup != "LOWER" or only_improved(single, every)):
         assert not any(red.values())
@@ -272,10 +295,12 @@ def test_every_cause_says_something_and_what_is_worse_says_so(single: str, every
     text = cause(Change(1.1, 0.01, 8), Change(0.9, 0.01, 8), (single, every, speedup))
     assert text
     assert "none" not in text.lower()
-    if is_worse(single, every, speedup, "speedup"):
+    if is_red(single, every, speedup, "speedup"):
         assert "less worth it" in text
-    if speedup == "LOWER" and only_improved(single, every):
+    if speedup == "LOWER" and only_improved(single, every) is not False:
         assert "less worth it" not in text
+    if single in ("SLOWER", "AMBIGUOUS"):
+        assert "nothing got slower" not in text
 
 
 def test_another_tools_time_has_a_cause_and_figures_without_verdict_have_none():
