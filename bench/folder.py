@@ -287,7 +287,7 @@ def read_content(path: Path) -> dict[str, Any]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{str(path)!r} is not a run: cannot read {file.name} ({error})") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # beside what is no JSON, an integer of thousands of digits
         raise UsageError(f"{file}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise UsageError(f"{file}: not a JSON object")

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from bench.text import on_one_line
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -172,9 +174,22 @@ def slc_speedup(request: pytest.FixtureRequest, benchmark: Any) -> Callable[...,
     # The fixture times whole calls in its own way. Its name is what --benchmark-only and -skip look for; disabled, it
     # makes one call, times nothing, and the samples of this project's protocol are what is recorded.
     benchmark.disabled = True
-    first = True
+    return _Measuring(request, benchmark)
 
-    def measure(
+
+@dataclass
+class _Measuring:
+    """What `slc_speedup` is in a test: called, it measures."""
+
+    request: pytest.FixtureRequest
+    benchmark: Any
+
+    def __post_init__(self) -> None:
+        self._session = self.request.config.stash[_SESSION]
+        self._serves = True
+
+    def __call__(
+        self,
         network: "str | nn.Module",
         classes: "Sequence[int | str] | str | None" = None,
         *,
@@ -189,27 +204,35 @@ def slc_speedup(request: pytest.FixtureRequest, benchmark: Any) -> Callable[...,
         of a name can be measured in several fresh `processes`, which says more than one.
 
         Raises UsageError for what cannot be measured as asked. Fails the test if it is worse than its baseline, or
-        if there is no such baseline or point in it.
+        if there is no such baseline or point in it, or if its baseline cannot be read.
         """
-        nonlocal first
-        session = request.config.stash[_SESSION]
-        baseline = None if session.update else _baseline_of(request.node, request.config)
-        then = None if baseline is None else _kept(session.store, baseline.name)
+        baseline = _baseline_of(self.request.node, self.request.config)
+        then = None if baseline is None else self._then(baseline)
         given = {"classes": classes, "input_shape": input_shape, "minibatches": minibatches, "processes": processes}
 
         def once() -> tuple["Run", "Snapshot"]:
             return _measure(network, {**given, **options})
 
-        through_benchmark, first = first, False  # which serves one call a test
-        run, brief = benchmark.pedantic(once) if through_benchmark else once()
-        _record(request, session, run, brief)
-        if session.update:
-            _keep(request, session, brief)
+        run, brief = self._recorded(once)
         if baseline is None or then is None:
             return Speedups(run, brief)
         return Speedups(run, brief, _judge(baseline, then, brief, lambda: once()[1]))
 
-    return measure
+    def _then(self, baseline: Baseline) -> "Snapshot | None":
+        """What to compare with, looked for before minutes are spent on measuring; None if it is to be set anew."""
+        if not self._session.update:
+            return _kept(self._session.store, baseline.name)
+        _refuse_unreadable(self._session.store, baseline.name)
+        return None
+
+    def _recorded(self, once: Callable[[], tuple["Run", "Snapshot"]]) -> tuple["Run", "Snapshot"]:
+        """Measure, through pytest-benchmark the first time: it serves one call a test."""
+        serves, self._serves = self._serves, False
+        run, brief = self.benchmark.pedantic(once) if serves else once()
+        _record(self.request, self._session, run, brief)
+        if self._session.update:
+            _keep(self.request, self._session, brief)
+        return run, brief
 
 
 def _measure(network: "str | nn.Module", options: dict[str, Any]) -> tuple["Run", "Snapshot"]:
@@ -267,7 +290,7 @@ def _record(request: pytest.FixtureRequest, session: Session, run: "Run", brief:
     try:
         found = to_pytest_benchmark(run, brief)["benchmarks"]
     except UsageError as error:
-        _warn(request, f"nothing is recorded: {error}")
+        _warn(request, f"nothing is recorded: {on_one_line(str(error))}")
         return
     recorded: Any = request.config.pluginmanager.get_plugin("pytest-benchmark")
     metadata: Any = stats.Metadata  # neither has types
@@ -281,8 +304,8 @@ def _record(request: pytest.FixtureRequest, session: Session, run: "Run", brief:
     if twice := [each["fullname"] for each in found if session.names[each["fullname"]] == 2]:
         _warn(
             request,
-            f"measured before in this session: {'; '.join(twice)}; `python -m bench compare` refuses a file of "
-            "pytest-benchmark with both in it: measure it once, or save each test to a file of its own",
+            f"measured before in this session: {on_one_line('; '.join(twice))}; `python -m bench compare` refuses a "
+            "file of pytest-benchmark with both in it: measure it once, or save each test to a file of its own",
         )
 
 
@@ -312,21 +335,22 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         try:
             ours.lines += _set_baseline(Store(ours.store), name, measured)
         except UsageError as error:
-            ours.lines.append(f"baseline {name} is not kept: {error}")
+            ours.lines.append(f"baseline {name} is not kept: {on_one_line(str(error))}")
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _set_baseline(store: "Store", name: str, measured: Sequence["Snapshot"]) -> list[str]:
     """Make a baseline of this session's points; what it did not measure stays if it still belongs to them.
 
-    What to say of it. Raises UsageError if it cannot be written.
+    What to say of it. Raises UsageError if the old one cannot be read, or the new one not written.
     """
     points = {_key(point): point for brief in measured for point in brief.points}
     kept, reason = _still_valid(store, name, measured[-1])
     left = [point for point in kept if _key(point) not in points]
     lines = []
     if reason and left:
-        lines.append(f"baseline {name}: dropped, measured with other {reason}: {', '.join(map(_name, left))}")
+        names = ", ".join(map(_name, left))
+        lines.append(f"baseline {name}: dropped, measured with other {on_one_line(reason)}: {names}")
         left = []
     notices = dict.fromkeys(kind for brief in measured for kind in brief.notices)
     whole = measured[-1].model_copy(
@@ -336,8 +360,11 @@ def _set_baseline(store: "Store", name: str, measured: Sequence["Snapshot"]) -> 
 
 
 def _still_valid(store: "Store", name: str, new: "Snapshot") -> tuple[tuple["Point", ...], str]:
-    """The points of a baseline as it was, and what differs so that they cannot stay beside new ones; "" if nothing."""
-    if not any(entry.path.stem == name for entry in store.baselines().entries):
+    """The points of a baseline as it was, and what differs so that they cannot stay beside new ones; "" if nothing.
+
+    Raises UsageError if it cannot be read: then nobody knows which points of other tests it holds.
+    """
+    if not store.has_baseline(name):
         return (), ""
     from bench.history.compare import compare
 
@@ -366,7 +393,20 @@ def _kept(store: Path, name: str) -> "Snapshot":
     try:
         return Store(store).baseline(name)
     except UsageError as error:
-        pytest.fail(f"{error}; or run this test with --slc-update-baseline", pytrace=False)
+        pytest.fail(f"{on_one_line(str(error))}; or run this test with --slc-update-baseline", pytrace=False)
+
+
+def _refuse_unreadable(store: Path, name: str) -> None:
+    """Fail the test if the baseline that is to be set anew cannot be read: points of other tests would be lost."""
+    from bench.errors import UsageError
+    from bench.history.store import Store
+
+    kept = Store(store)
+    try:
+        if kept.has_baseline(name):
+            kept.baseline(name)
+    except UsageError as error:
+        pytest.fail(f"baseline {name!r} is not replaced: {on_one_line(str(error))}", pytrace=False)
 
 
 def _judge(
@@ -406,7 +446,10 @@ def _compare(baseline: Baseline, then: "Snapshot", now: "Snapshot") -> "Comparis
             then.model_copy(update={"points": own or then.points}), now, margin=baseline.margin, gate=baseline.gate
         )
     except UsageError as error:
-        pytest.fail(f"baseline {baseline.name!r}: {error}; or set it anew with --slc-update-baseline", pytrace=False)
+        pytest.fail(
+            f"baseline {baseline.name!r}: {on_one_line(str(error))}; or set it anew with --slc-update-baseline",
+            pytrace=False,
+        )
     if missing:
         pytest.fail(
             f"baseline {baseline.name!r} has nothing of {', '.join(missing)}; set it anew with --slc-update-baseline",
@@ -440,10 +483,10 @@ def _key(point: "Point") -> tuple[object, int | None]:
 def _name(point: "Point") -> str:
     from bench.history.labels import point_label
 
-    return point_label(point.work, point.threads)
+    return on_one_line(point_label(point.work, point.threads))
 
 
 def _failure(point: "Point") -> str:
     if point.status == "ok":
         return "no complete round"
-    return f"{point.status}: {' '.join(point.reason.split())}" if point.reason else point.status
+    return f"{point.status}: {on_one_line(point.reason)}" if point.reason else point.status

@@ -105,7 +105,10 @@ class Manifest(RunManifest):
     protocol: Protocol
     machine: Machine
     versions: dict[str, str] = Field(description="package -> version, of what can change a timing")
-    commit: str | None = Field(None, description="of the working tree slc-bench was started from, if it is one")
+    commit: str | None = Field(None, description="slc-bench's own, if it is run from its working tree")
+    tree_commit: str | None = Field(
+        None, description="of the git working tree that the run was started in; +dirty: with uncommitted changes"
+    )
     points: tuple[Point, ...] = ()
     processes: tuple[Process, ...] = ()
 

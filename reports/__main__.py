@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import UsageError
+from bench.exit_codes import USAGE
+from bench.text import on_one_line
 from reports.pipes import while_read
 
 if TYPE_CHECKING:
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from bench.run import Run
     from reports import results as speed_results
     from reports.accuracy import results as accuracy_results
-
-USAGE = 2
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -60,7 +60,7 @@ def draw(
                 _draw(folders, output)
             print(end="", flush=True)  # so that a reader who is gone is noticed here
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {on_one_line(str(error))}", file=sys.stderr)
         raise typer.Exit(USAGE) from None
 
 

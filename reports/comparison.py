@@ -14,13 +14,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from bench.history.compare import GATED, QUANTITIES, Quantity
 from bench.history.confirm import NOT_ASKED
 from bench.history.verdict import percent
 from bench.speed.settings import Setting
+from bench.text import on_one_line
 from reports import wording
 
 if TYPE_CHECKING:
-    from bench.history.compare import Comparison, Judged, PointChange
+    from bench.history.compare import Comparison, Gate, Judged, PointChange
     from bench.history.confirm import Confirmed
     from bench.history.snapshot import Point, Snapshot, Work
 
@@ -31,16 +33,8 @@ SCHEMA = "slc-bench/comparison/1"
 MOST_ANNOTATIONS = 10
 
 Severity = Literal["error", "warning", "note"]
-Quantity = Literal["single", "all", "speedup"]
 
-_QUANTITIES: tuple[Quantity, ...] = ("single", "all", "speedup")
-
-#: What each value of --gate looks at, and the verdicts that turn it red.
-_GATED: dict[str, tuple[Quantity, ...]] = {
-    "single": ("single",),
-    "speedup": ("speedup",),
-    "both": ("single", "speedup"),
-}
+#: Verdicts that turn the gate red, and their opposites.
 _WORSE = ("SLOWER", "LOWER")
 _BETTER = ("FASTER", "HIGHER")
 
@@ -69,7 +63,11 @@ class Finding:
 
 
 def headline(confirmed: "Confirmed") -> str:
-    """What came out, in a sentence."""
+    """What came out, in a sentence on one line."""
+    return on_one_line(_sentence(confirmed))
+
+
+def _sentence(confirmed: "Confirmed") -> str:
     outcome = confirmed.outcome
     if outcome == "worse":
         return _worse_sentence(confirmed)
@@ -104,17 +102,19 @@ def _undecided_reason(confirmed: "Confirmed") -> str:
         reasons.append(f"{_points(len(first.failed))} of BASE failed in NEW")
     if confirmed.lost:
         reasons.append(f"{_points(len(confirmed.lost))} looked worse and could not be measured again")
+    if confirmed.unsettled:
+        reasons.append(f"{_points(len(confirmed.unsettled))} looked worse and ambiguous when measured again")
     final = confirmed.final
     if not reasons and final.undecided:
         reasons.append(f"{len(final.undecided)} of {_points(len(final.points))} ambiguous")
     return " and ".join(reasons) or "no point can be judged"
 
 
-def _gated(point: "PointChange", gate: str) -> "Iterator[tuple[Quantity, Judged]]":
+def _gated(point: "PointChange", gate: "Gate") -> "Iterator[tuple[Quantity, Judged]]":
     """What the gate looks at; a benchmark of another tool has but one time."""
     judged = list(_judged(point))
-    is_foreign = [quantity for quantity, _ in judged] == ["all"]
-    return (each for each in judged if is_foreign or each[0] in _GATED[gate])
+    has_one_time = [quantity for quantity, _ in judged] == ["all"]
+    return (each for each in judged if has_one_time or each[0] in GATED[gate])
 
 
 def _unequal(fields: Sequence[str]) -> str:
@@ -124,7 +124,7 @@ def _unequal(fields: Sequence[str]) -> str:
     return f"the two machines differ ({', '.join(fields)}), so there are figures without verdicts"
 
 
-def _complaints(point: "PointChange", gate: str) -> list[str]:
+def _complaints(point: "PointChange", gate: "Gate") -> list[str]:
     """What is worse at a point, of what the gate looks at: "speedup -4.9 % (LOWER)"."""
     return [
         f"{_called(point, quantity)} {percent(judged.change.ratio)} ({judged.verdict})"
@@ -137,7 +137,7 @@ def _called(point: "PointChange", quantity: Quantity) -> str:
     return "time" if point.single is None and quantity == "all" else _IN_WORDS[quantity]
 
 
-def _harm(point: "PointChange", gate: str) -> float:
+def _harm(point: "PointChange", gate: "Gate") -> float:
     """How much worse, as a factor above 1, so that times and speedups can be put in one order."""
     factors = [
         1 / judged.change.ratio if quantity == "speedup" else judged.change.ratio
@@ -151,12 +151,13 @@ def _harm(point: "PointChange", gate: str) -> float:
 
 
 def findings(confirmed: "Confirmed") -> list[Finding]:
-    """All there is to know beside the figures: what is worse first, then warnings, then notes."""
+    """All there is to know beside the figures, each on one line: what is worse first, then warnings, then notes."""
     names = _Names(confirmed.first)
     found = [*_of_points(confirmed, names), *_of_confirmation(confirmed, names), *_of_sides(confirmed.first, names)]
     found.append(Finding("note", "what could have been found", _smallest(confirmed.final)))
     order: tuple[Severity, ...] = ("error", "warning", "note")
-    return sorted(found, key=lambda finding: order.index(finding.severity))
+    lines = (Finding(each.severity, on_one_line(each.title), on_one_line(each.text)) for each in found)
+    return sorted(lines, key=lambda finding: order.index(finding.severity))
 
 
 def _of_points(confirmed: "Confirmed", names: "_Names") -> Iterator[Finding]:
@@ -170,11 +171,26 @@ def _of_points(confirmed: "Confirmed", names: "_Names") -> Iterator[Finding]:
             "warning",
             f"{_points(len(final.undecided))} ambiguous",
             f"ambiguous, neither the same nor a change: {names.join(point.new for point in final.undecided)}; "
-            "more rounds (--minibatches) or processes (--processes) would decide",
+            f"{_what_decides(final.undecided)} would decide",
         )
     changed = [point for point in final.points if point not in final.worse and _has_changed(point)]
     for cause, points in _by_cause(changed).items():
         yield Finding("note", "changed", f"{names.join(point.new for point in points)}: {cause}")
+
+
+def _what_decides(points: Sequence["PointChange"]) -> str:
+    """What to measure more of, with the options of the tool that measured these points."""
+    ways = []
+    if not all(map(_is_foreign, points)):
+        ways.append("more rounds (--minibatches) or processes (--processes)")
+    if any(map(_is_foreign, points)):
+        ways.append("of pytest-benchmark more rounds (--benchmark-min-rounds), each saved (--benchmark-save-data)")
+    return " and ".join(ways)
+
+
+def _is_foreign(point: "PointChange") -> bool:
+    """Whether another tool measured it: then there is one time."""
+    return point.work.classes is None
 
 
 def _by_cause(points: Iterable["PointChange"]) -> dict[str, list["PointChange"]]:
@@ -203,8 +219,16 @@ def _of_confirmation(confirmed: "Confirmed", names: "_Names") -> Iterator[Findin
         text = f"what looks worse was not measured again: {confirmed.hindrance}; the verdicts are those of two runs"
         asked = confirmed.hindrance == NOT_ASKED
         yield Finding("note" if asked else "warning", "not confirmed", text)
+    for sentence in confirmed.unchecked:
+        yield Finding(
+            "warning", "code not checked", f"{sentence}; measure and compare in git working trees as committed"
+        )
     if confirmed.again is None:
         return
+    if confirmed.unsettled:
+        which = names.join(point.new for point in confirmed.unsettled)
+        text = f"worse at first and ambiguous when measured again, so not cleared: {which}; a larger --confirm decides"
+        yield Finding("warning", f"{_points(len(confirmed.unsettled))} not cleared", text)
     measured = _points(len(confirmed.again.points))
     cleared = f"; cleared: {names.join(point.new for point in confirmed.cleared)}" if confirmed.cleared else ""
     processes = "1 fresh process" if confirmed.turns == 1 else f"{confirmed.turns} fresh processes"
@@ -256,22 +280,38 @@ def _marked(comparison: "Comparison", names: "_Names") -> Iterator[Finding]:
 
 
 def _smallest(comparison: "Comparison") -> str:
-    """The smallest change that could have been found, of each quantity the gate looks at."""
-    parts = []
-    found: dict[str, list[float | None]] = {}
+    """The smallest change that could have been found, of each quantity the gate looks at.
+
+    Points without a verdict are told apart: there no change can be found, however well the times are known.
+    """
+    with_verdict: dict[str, list[Judged]] = {}
+    without: dict[str, list[Judged]] = {}
     for point in comparison.points:
         for quantity, judged in _gated(point, comparison.gate):
-            found.setdefault(_called(point, quantity), []).append(judged.smallest)
-    for name, smallest in found.items():
-        known = [each for each in smallest if each is not None]
-        if known:
-            low, high = _percent(min(known)), _percent(max(known))
-            parts.append(f"{name} {low if low == high else f'{low} to {high}, by point'}")
-        if len(known) < len(smallest):
-            parts.append(f"{name} unknown at {_points(len(smallest) - len(known))}, with too few rounds")
+            found = without if judged.verdict is None else with_verdict
+            found.setdefault(_called(point, quantity), []).append(judged)
+    parts = [part for name, some in with_verdict.items() for part in _reach(name, some, comparison)]
+    if without:
+        count = max(map(len, without.values()))
+        reason = "machines" if comparison.hardware != ("threads",) else "threads"
+        known = [part for name, some in without.items() for part in _reach(name, some, comparison)]
+        parts.append(f"none at {_points(count)} measured on unequal {reason}; on equal ones: {', '.join(known)}")
     tests = "one change" if comparison.tests == 1 else f"all {comparison.tests} changes judged here together"
     told = "; ".join(parts) or "none, as no point has both times"
     return f"smallest change that could have been found: {told} (intervals hold for {tests})"
+
+
+def _reach(name: str, some: Sequence["Judged"], comparison: "Comparison") -> Iterator[str]:
+    """The smallest changes of one quantity in words, with the reason where there is none."""
+    smallest = [judged.change.smallest(comparison.margin, comparison.tests) for judged in some]
+    known = [each for each in smallest if each is not None]
+    if known:
+        low, high = _percent(min(known)), _percent(max(known))
+        yield f"{name} {low if low == high else f'{low} to {high}, by point'}"
+    if unknown := sum(judged.change.error is None for judged in some):
+        yield f"{name} unknown at {_points(unknown)}, with too few rounds to know an error"
+    if beyond := len(some) - len(known) - unknown:
+        yield f"{name} none at {_points(beyond)}, however large: the errors are too large"
 
 
 def _has_changed(point: "PointChange") -> bool:
@@ -336,10 +376,14 @@ def _cells_of(point: "PointChange", label: str) -> Iterator[tuple[str, ...]]:
 
 
 def _legend(comparison: "Comparison") -> str:
-    looked_at = " and ".join(_IN_WORDS[quantity] for quantity in _GATED[comparison.gate])
+    names = dict.fromkeys(
+        _called(point, quantity) for point in comparison.points for quantity, _ in _gated(point, comparison.gate)
+    )
+    whose = "" if all(map(_is_foreign, comparison.points)) else "Times are for one example. "
+    gate = f"; what can turn this red: {' and '.join(names)} (--gate {comparison.gate})" if names else ""
     return (
-        f"Times are for one example. Finds: the smallest change that would have been found four times out of five. "
-        f"Margin {_margin(comparison)}; what can turn this red: {looked_at} (--gate {comparison.gate})."
+        f"{whose}Finds: the smallest change that would have been found four times out of five. "
+        f"Margin {_margin(comparison)}{gate}."
     )
 
 
@@ -354,7 +398,7 @@ def _described(snapshot: "Snapshot") -> str:
         "" if not most else "1 process" if most == 1 else f"{most} processes",
         "" if snapshot.tool == "slc-bench" else f"by {snapshot.tool}",
     ]
-    return ", ".join(part for part in parts if part)
+    return on_one_line(", ".join(part for part in parts if part))
 
 
 # -- Markdown, GitHub, JSON ---------------------------------------------------------------------------------------
@@ -383,15 +427,20 @@ def to_markdown(confirmed: "Confirmed") -> str:
 
 
 def _markdown(text: str) -> str:
-    """Text that Markdown prints as it is, on one line."""
-    return re.sub(r"([\\|*_`<>\[\]])", r"\\\1", " ".join(text.split()))
+    """Text that GitHub's Markdown prints as it is, on one line.
+
+    A mention of a person and a bare address become live after Markdown's own escapes are gone, so that a character
+    without a width (&#8203;) has to take them apart.
+    """
+    escaped = re.sub(r"([\\|*_`<>\[\]&~$])", r"\\\1", on_one_line(text))
+    return re.sub(r"(@|:(?=//)|www(?=\.))", r"\1&#8203;", escaped, flags=re.IGNORECASE)
 
 
 def to_annotations(confirmed: "Confirmed") -> list[str]:
     """Workflow commands, one a line: https://docs.github.com/actions/reference/workflow-commands-for-github-actions.
 
-    The answer as a notice, an error for each point that got worse, a warning for each other thing to know; a kind of
-    which there are more than GitHub shows ends with how many are left out.
+    The answer as a notice, an error for each cause for which points got worse, a warning for each other thing to know;
+    a kind of which there are more than GitHub shows ends with how many are left out.
     """
     found = findings(confirmed)
     lines = []
@@ -474,7 +523,7 @@ def _sides(base: "Point | None", new: "Point | None") -> dict[str, object]:
 
 def _changes(point: "PointChange") -> dict[str, object]:
     found = dict(_judged(point))
-    changes = {quantity: _plain(found[quantity]) if quantity in found else None for quantity in _QUANTITIES}
+    changes = {quantity: _plain(found[quantity]) if quantity in found else None for quantity in QUANTITIES}
     return {"changes": changes, "cause": point.cause}
 
 
@@ -531,7 +580,7 @@ class _Names:
     def _title(self, setting: "tuple[Work, int | None]") -> str:
         shown = ("device", "dtype", "batch", "threads", "compile", "cuda graph", "tf32", "channels last", "order")
         traits = self._traits[setting]
-        return ", ".join([setting[0].arch, *(traits[name] for name in shown if traits.get(name))])
+        return on_one_line(", ".join([setting[0].arch, *(traits[name] for name in shown if traits.get(name))]))
 
 
 def _setting_of(point: "Point") -> "tuple[Work, int | None]":
@@ -547,7 +596,7 @@ def _traits(work: "Work", threads: int | None) -> Mapping[str, str]:
 
 
 def _judged(point: "PointChange") -> "Iterator[tuple[Quantity, Judged]]":
-    for quantity in _QUANTITIES:
+    for quantity in QUANTITIES:
         judged: Judged | None = getattr(point, quantity)
         if judged is not None:
             yield quantity, judged

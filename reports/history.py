@@ -1,7 +1,7 @@
 """The history as text: what it holds, and how each speedup went over time."""
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -14,7 +14,7 @@ from bench.history.labels import point_label
 from bench.history.snapshot import Estimate, OtherMachine, Point, Snapshot, Work
 from bench.history.steps import Measured, Quantity, Series, Step, direction
 from bench.history.store import COMMIT_LENGTH, Entry
-from bench.machine.fingerprint import Machine
+from bench.machine.fingerprint import DIRTY, Machine
 from reports import wording
 from reports.terminal import console_for
 
@@ -128,17 +128,25 @@ def step_words(series: Series, step: Step) -> str:
 def _suspects(before: Measured, after: Measured) -> list[str]:
     """What may be the reason: commits in between, versions that differ."""
     old, new = before.entry.snapshot, after.entry.snapshot
-    found = []
-    if old.commit and new.commit and old.commit != new.commit:
-        found.append(f"git log {commit(old.commit)}..{commit(new.commit)}")
-    elif old.commit == new.commit:
-        found.append("the commit is the same")
+    found = [*_between(old.commit, new.commit)]
     found += [
         f"{name} {old.versions.get(name, 'none')} -> {new.versions.get(name, 'none')}"
         for name in sorted(old.versions.keys() | new.versions.keys())
         if old.versions.get(name) != new.versions.get(name)
     ]
     return found
+
+
+def _between(old: str | None, new: str | None) -> Iterator[str]:
+    """What lies between two commits: how git lists it, and changes that it cannot list as they were not committed."""
+    if old is None or new is None:
+        yield "commit unknown"
+        return
+    first, last = (name.removesuffix(DIRTY) for name in (old, new))
+    yield "the commit is the same" if first == last else f"git log {commit(first)}..{commit(last)}"
+    dirty = [side for side, name in (("before", old), ("after", new)) if name.endswith(DIRTY)]
+    if dirty:
+        yield f"changes that were not committed {' and '.join(dirty)} it"
 
 
 def _marks(quantities: Iterable[Series]) -> dict[Path, list[str]]:
@@ -161,8 +169,10 @@ def day(created: str) -> str:
 
 
 def commit(name: str | None) -> str:
-    """A commit as git abbreviates it; a dash for none."""
-    return name[:COMMIT_LENGTH] if name else "-"
+    """A commit as git abbreviates it, with "+dirty" where it has that; a dash for none."""
+    if not name:
+        return "-"
+    return name[:COMMIT_LENGTH] + (DIRTY if name.endswith(DIRTY) else "")
 
 
 def machine_words(machine: Machine | OtherMachine) -> str:

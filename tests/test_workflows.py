@@ -153,6 +153,32 @@ def test_the_schema_of_workflows_is_kept(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_example_installs_what_there_is() -> None:
+    """slc-bench is on no package index: whatever has its name there is something else."""
+    (install,) = [step["run"] for step in steps(EXAMPLE) if step.get("id") == "install"]
+    (requirement,) = [word for word in shlex.split(install) if word.startswith("slc-bench")]
+    assert requirement == "slc-bench @ git+https://github.com/OWNER/slc-bench@TAG"
+    assert "OWNER and TAG" in EXAMPLE.read_text()
+
+
+@pytest.mark.parametrize("path", [OURS[0], EXAMPLE], ids=names([OURS[0], EXAMPLE]))
+@pytest.mark.parametrize(("ends", "code"), [(0, 0), (1, 1), (2, 2), (3, 0)])
+def test_undecided_is_a_warning_that_is_shown(path: Path, ends: int, code: int, tmp_path: Path) -> None:
+    """The step `Compare`, with a Python that only ends."""
+    (script,) = [step["run"] for step in steps(path) if step.get("name") == "Compare"]
+    for folder in ("bin", "head-env/bin", "base-env/bin"):
+        python = tmp_path / folder / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\nexit {ends}\n")
+        python.chmod(0o755)
+    environment = environment_of(path, tmp_path, PATH=f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    done = subprocess.run(
+        ["bash", "-e", "-c", script], cwd=tmp_path, env=environment, text=True, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (code, "")
+    assert done.stdout.startswith("::warning title=undecided::") == (ends == 3)
+
+
 # -- the commands, run ----------------------------------------------------------------------------------------------
 
 

@@ -2,9 +2,9 @@
 
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,15 +14,17 @@ from bench.history.compare import Comparison, Gate, compare
 from bench.history.confirm import (
     NOT_ASKED,
     Confirmed,
-    Program,
-    Side,
+    Facts,
     confirm,
     facts_of,
     hindrance,
     in_fresh_processes,
+    not_checked,
     other_software,
 )
 from bench.history.operands import snapshot_of
+from bench.history.programs import Program, Side
+from bench.history.programs import programs_of as every_program_of
 from bench.history.snapshot import Snapshot
 from reports import comparison as report
 from reports.pipes import while_read
@@ -46,39 +48,50 @@ def run(
 ) -> int:
     """Compare two operands, show the outcome, and give its exit code. Raises UsageError for what cannot be compared."""
     first = compare(snapshot_of(base, store), snapshot_of(new, store), margin=margin, gate=gate)
-    if turns and "base" in programs:
-        _refuse_other_base(first.base, programs["base"])  # also when nothing is suspected: it is wrong every time
-    confirmed = _confirmed(first, turns, programs, _say(quiet))
+    unchecked: tuple[str, ...] = ()
+    if turns and "base" in programs:  # also when nothing is suspected: another base is wrong every time
+        unchecked = _unchecked("BASE", first.base, _facts_of_base(first.base, programs["base"]))
+    confirmed = _confirmed(first, turns, programs, unchecked, _say(quiet))
     with while_read(sys.stdout):
         _show(confirmed, form)
     return _EXIT_CODES[confirmed.outcome]
 
 
 def _confirmed(
-    first: Comparison, turns: int, programs: Mapping[Side, Program], say: Callable[[str], None]
+    first: Comparison,
+    turns: int,
+    programs: Mapping[Side, Program],
+    unchecked: tuple[str, ...],
+    say: Callable[[str], None],
 ) -> Confirmed:
     if not first.worse:
         return Confirmed(first)
     if not turns:
         return Confirmed(first, hindrance=NOT_ASKED)
-    if reason := _hindrance(first.new, programs["new"]):
-        return Confirmed(first, hindrance=reason)
-    return confirm(first, in_fresh_processes(programs), turns=turns, base_again="base" in programs, say=say)
-
-
-def _hindrance(new: Snapshot, program: Program) -> str:
-    """Why NEW cannot be measured again here; empty if it can."""
     try:
-        return hindrance(new, facts_of(program, _device(new)))
+        here = facts_of(programs["new"], _device(first.new))
+        reason = hindrance(first.new, here)
     except UsageError as error:  # such as a device that is not here
-        return str(error)
+        reason = str(error)
+    if reason:
+        return Confirmed(first, hindrance=reason)
+    confirmed = confirm(first, in_fresh_processes(programs), turns=turns, base_again="base" in programs, say=say)
+    return replace(confirmed, unchecked=(*unchecked, *_unchecked("NEW", first.new, here)))
 
 
-def _refuse_other_base(base: Snapshot, program: Program) -> None:
-    if differing := other_software(base, facts_of(program, _device(base))):
+def _facts_of_base(base: Snapshot, program: Program) -> Facts:
+    """What would measure BASE again. Raises UsageError if that is other software than BASE was measured with."""
+    facts = facts_of(program, _device(base))
+    if differing := other_software(base, facts):
         raise UsageError(
             f"--base-python and --base-dir lead to something else than BASE was measured with: {'; '.join(differing)}"
         )
+    return facts
+
+
+def _unchecked(side: str, then: Snapshot, now: Facts) -> tuple[str, ...]:
+    reason = not_checked(then, now)
+    return (f"not checked that this is the code of {side}: {reason}",) if reason else ()
 
 
 def _device(snapshot: Snapshot) -> str:
@@ -156,24 +169,7 @@ def margin_of(text: str) -> float:
 
 
 def programs_of(base_python: str | None, base_dir: Path | None, turns: int) -> dict[Side, Program]:
-    """What measures each side again; no `base` if neither its Python nor its folder is given.
-
-    Raises UsageError for a Python that cannot be started, a folder that is none, and for either beside --confirm 0.
-    """
-    here = Path.cwd()
-    programs: dict[Side, Program] = {"new": Program(sys.executable, here)}
-    if base_python is None and base_dir is None:
-        return programs
-    if not turns:
+    """What measures each side again. Raises UsageError as `bench.history.programs` does, and beside --confirm 0."""
+    if not turns and (base_python is not None or base_dir is not None):
         raise UsageError("--base-python and --base-dir say how BASE is measured again; leave out --confirm 0, or them")
-    if base_dir is not None and not base_dir.is_dir():
-        raise UsageError(f"--base-dir {str(base_dir)!r} is no folder")
-    python = sys.executable if base_python is None else _executable(base_python)
-    return {**programs, "base": Program(python, here if base_dir is None else base_dir.absolute())}
-
-
-def _executable(text: str) -> str:
-    found = shutil.which(Path(text).expanduser())
-    if found is None:
-        raise UsageError(f"--base-python {text!r} is no program that can be started; give an environment's bin/python")
-    return os.path.abspath(found)  # a link is not followed: an environment is known by where its link lies
+    return every_program_of(base_python, base_dir)

@@ -12,9 +12,11 @@ from bench.errors import UsageError
 from bench.folder import write_atomically
 from bench.history import formats
 from bench.history.labels import point_label
+from bench.history.reading import plausible
 from bench.history.snapshot import Point, Snapshot, snapshot
 from bench.run import Run, load_run
 from bench.runs import kind_of
+from bench.text import on_one_line
 from reports.pipes import while_read
 
 FORMATS = ("pytest-benchmark", "github-action-benchmark", "bencher", "csv")
@@ -41,14 +43,15 @@ def _tell(missing: Sequence[Point]) -> int:
     with while_read(sys.stderr):
         for point in missing:
             why = f"{point.status}: {point.reason}" if point.status != "ok" else "not measured yet"
-            print(f"warning: no numbers of {point_label(point.work, point.threads)} ({why})", file=sys.stderr)
+            name = on_one_line(point_label(point.work, point.threads))
+            print(f"warning: no numbers of {name} ({on_one_line(why)})", file=sys.stderr)
     return INCOMPLETE if missing else DONE
 
 
 def _text(run: str, form: str, quantity: str | None, store: Path) -> tuple[str, Snapshot]:
     if form == "pytest-benchmark":
         whole = _with_samples(run)
-        brief = snapshot(whole)
+        brief = plausible(Path(run), snapshot(whole))
         return _json(formats.to_pytest_benchmark(whole, brief)), brief
     brief = read(run, store)
     if form == "github-action-benchmark":

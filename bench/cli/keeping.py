@@ -11,6 +11,7 @@ from bench.history.operands import snapshot_of
 from bench.history.snapshot import Snapshot
 from bench.history.steps import series
 from bench.history.store import Contents, Entry, Store
+from bench.text import on_one_line
 from reports import history as text
 from reports.pipes import while_read
 
@@ -76,9 +77,8 @@ def read(run: str, folder: Path) -> Snapshot:
 
 def _one(store: Store, name: str) -> Entry:
     """The baseline, or else the entry, of this name."""
-    file = store.path / "baselines" / f"{name}.json"
-    if file.is_file():
-        return Entry(store.baseline(name), file)
+    if store.has_baseline(name):
+        return Entry(store.baseline(name), store.baseline_file(name))
     return store.entry(name)
 
 
@@ -136,5 +136,5 @@ def _tell(problems: Sequence[str]) -> int:
     """Name what cannot be read; the exit code that follows."""
     with while_read(sys.stderr):
         for problem in problems:
-            print(f"warning: {problem}", file=sys.stderr)
+            print(f"warning: {on_one_line(problem)}", file=sys.stderr)
     return INCOMPLETE if problems else DONE

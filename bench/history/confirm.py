@@ -18,19 +18,17 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
 from bench.errors import UsageError
+from bench.exit_codes import DONE, INCOMPLETE
 from bench.folder import Record, first_problem
-from bench.history.compare import Comparison, PointChange, compare
+from bench.history.compare import Comparison, Outcome, PointChange, compare
+from bench.history.programs import Program, Side
 from bench.history.snapshot import Point, Snapshot, Work, snapshot
-from bench.machine.fingerprint import Machine, same_hardware
+from bench.machine.fingerprint import DIRTY, Machine, same_hardware
 from bench.run import Run, load_run
-
-Side = Literal["base", "new"]
-Outcome = Literal["nothing worse", "worse", "undecided"]
 
 #: Fresh processes a side: with fewer, a 5 % slowdown is missed too often on a shared machine.
 TURNS = 5
@@ -39,13 +37,14 @@ TURNS = 5
 NOT_ASKED = "--confirm 0"
 
 #: What a sweep ends with: done, and finished with points that failed, which its run names.
-_LEFT_A_RUN = (0, 3)
+_LEFT_A_RUN = (DONE, INCOMPLETE)
 
 #: Started with `-c`, so that bench is found as `-m bench` finds it: in the folder first.
 _FACTS_SCRIPT = """
 import json, sys
 from bench.machine import fingerprint
-facts = {"versions": fingerprint.versions(), "commit": fingerprint.commit()}
+commit = fingerprint.tree_commit() or fingerprint.commit()
+facts = {"versions": fingerprint.versions(), "commit": commit}
 print(json.dumps({**facts, "machine": fingerprint.describe(sys.argv[1]).model_dump()}))
 """
 
@@ -58,16 +57,8 @@ class MeasuringFailed(Exception):
 Measure = Callable[[Side, tuple[str, ...]], Run]
 
 
-@dataclass(frozen=True)
-class Program:
-    """What can measure: a Python, and the folder it is started in, whose own `bench` and networks it finds first."""
-
-    python: str
-    folder: Path
-
-
 class Facts(Record):
-    """What a program would measure with, and on what."""
+    """What a program would measure with, and on what; `commit` as a run in brief has it."""
 
     versions: dict[str, str]
     commit: str | None
@@ -96,6 +87,8 @@ class Confirmed:
     """whether base was measured again too, and not taken as it was kept"""
     hindrance: str = ""
     """why suspected points were not tried again: the first verdicts stand"""
+    unchecked: tuple[str, ...] = ()
+    """of which side, and why, it was not checked that its own code was measured again"""
 
     @property
     def final(self) -> Comparison:
@@ -106,10 +99,10 @@ class Confirmed:
 
     @property
     def outcome(self) -> Outcome:
-        """What measured worse twice is worse; what could not be measured again leaves it undecided."""
+        """What measured worse twice is worse; what was suspected and is neither that nor cleared leaves it open."""
         if self.final.worse:
             return "worse"
-        return "undecided" if self.lost else self.final.outcome
+        return "undecided" if self.lost or self.unsettled else self.final.outcome
 
     def again_of(self, point: PointChange) -> PointChange | None:
         """The same point measured again, if it was."""
@@ -118,9 +111,25 @@ class Confirmed:
 
     @property
     def cleared(self) -> tuple[PointChange, ...]:
-        """Suspected points, as first compared, that did not measure worse again."""
+        """Suspected points, as first compared, of which the second measurement decided that they are not worse."""
+        return tuple(point for point in self._worse_once if not self._is_open(point))
+
+    @property
+    def unsettled(self) -> tuple[PointChange, ...]:
+        """Suspected points, as first compared, of which the second measurement could not tell what was suspected."""
+        return tuple(point for point in self._worse_once if self._is_open(point))
+
+    @property
+    def _worse_once(self) -> tuple[PointChange, ...]:
         worse = {_key(point) for point in self.final.worse}
         return tuple(point for point in self.first.worse if self.again_of(point) and _key(point) not in worse)
+
+    def _is_open(self, point: PointChange) -> bool:
+        again, gate = self.again_of(point), self.first.gate
+        before, after = point.standings(gate), again.standings(gate) if again else ()
+        if len(before) != len(after):  # what was suspected may not have been measured
+            return True
+        return any(pair == ("worse", "undecided") for pair in zip(before, after, strict=True))
 
 
 def confirm(
@@ -314,7 +323,10 @@ def hindrance(new: Snapshot, here: Facts) -> str:
 
 
 def other_software(then: Snapshot, now: Facts) -> list[str]:
-    """In what words the software of a run differs from that of a program: versions, and the commit if both have one."""
+    """In what words the software of a run differs from that of a program: versions, and the commit if both have one.
+
+    Where one has none, `not_checked` says so.
+    """
     differing = [
         f"{package} {version} then, {now.versions.get(package, 'none')} now"
         for package, version in then.versions.items()
@@ -323,6 +335,17 @@ def other_software(then: Snapshot, now: Facts) -> list[str]:
     if then.commit and now.commit and then.commit != now.commit:
         differing.append(f"commit {_short(then.commit)} then, {_short(now.commit)} now")
     return differing
+
+
+def not_checked(then: Snapshot, now: Facts) -> str:
+    """Why equal software (`other_software`) does not show that a program has the code of a run; empty if it does."""
+    if then.commit is None:
+        return "the commit it was measured at is unknown"
+    if now.commit is None:
+        return "the commit of what measured it again is unknown"
+    if then.commit.endswith(DIRTY):
+        return "it was measured with changes that were not committed"
+    return ""
 
 
 def _short(commit: str) -> str:

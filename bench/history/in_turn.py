@@ -8,63 +8,88 @@
     python -m bench compare results/base/* results/new/* --base-dir ../base
 
 One side after the other would take the drift of the machine in between for a change; in turn both sides meet it.
+
+Exit codes: 0 every turn was measured, points that failed among them (`compare` judges those); 2 bad usage; 3 a process
+left no run, or the disk refused; 130 interrupted. With 3 and 130 the runs hold the turns until then and say so.
 """
 
 import argparse
 import contextlib
-import os
-import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import UsageError
-from bench.history.confirm import TURNS, Measure, MeasuringFailed, Program, Side, in_fresh_processes, merged
+from bench.exit_codes import DONE, INCOMPLETE, INTERRUPTED, USAGE
+from bench.folder import RunNotWritten, RunStatus
+from bench.history.confirm import TURNS, Measure, MeasuringFailed, in_fresh_processes, merged
+from bench.history.programs import Program, Side, programs_of
 from bench.run import Run, RunWriter
 
 SIDES: tuple[Side, ...] = ("base", "new")
 
-#: What a turn decides itself.
-_OURS = ("--processes", "--output", "--resume", "--json", "--dry-run")
+#: What the turns decide themselves.
+_OURS = ("--processes", "--seed", "--output", "--resume", "--json", "--dry-run")
 
-#: Exit codes, as everywhere: done, bad usage, finished but incomplete.
-DONE, USAGE, INCOMPLETE, INTERRUPTED = 0, 2, 3, 130
+
+@dataclass(frozen=True)
+class Turns:
+    """What the turns left: a run a side, none for a side without a process that ended well.
+
+    cut_short: "incomplete" if a process left no run and "interrupted" after an interrupt, as both runs then say too.
+    """
+
+    runs: Mapping[Side, Run]
+    cut_short: RunStatus | None = None
+    reason: str = ""
 
 
 def in_turn(
     measure: Measure, given: Sequence[str], *, turns: int = TURNS, say: Callable[[str], None] = lambda line: None
-) -> dict[Side, Run]:
+) -> Turns:
     """A run a side, of one process a turn; each turn has a seed of its own, the same for both sides.
 
-    given: arguments of `python -m bench`. say: takes a line before each process. Raises UsageError for arguments
-    that a turn decides itself, MeasuringFailed if a process left no run.
+    given: arguments of `python -m bench`. say: takes a line before each process. A process that leaves no run, and an
+    interrupt, end the turns; what was measured before is kept. Raises UsageError for arguments that the turns decide.
     """
     for option in _OURS:
         if any(text == option or text.startswith(option + "=") for text in given):
-            raise UsageError(f"leave out {option}: each turn is one process a side, its run goes to --output")
+            raise UsageError(
+                f"leave out {option}: a turn is one process a side with a seed of its own, and its run goes to --output"
+            )
     if turns < 1:
         raise UsageError(f"--turns {turns}: must be 1 or more")
     runs: dict[Side, list[Run]] = {side: [] for side in SIDES}
-    for turn in range(turns):
-        for side in SIDES:
-            say(f"measuring {side}, {turn + 1} of {turns}")
-            try:
+    cut_short: RunStatus | None = None
+    doing = reason = ""
+    try:
+        for turn in range(turns):
+            for side in SIDES:
+                doing = f"{side}, process {turn + 1} of {turns}"
+                say(f"measuring {side}, {turn + 1} of {turns}")
                 runs[side].append(measure(side, ("--seed", str(turn), *given)))
-            except MeasuringFailed as failure:
-                raise MeasuringFailed(f"{side}, process {turn + 1} of {turns}: {failure}") from None
-    return {side: _as_one(found) for side, found in runs.items()}
+    except MeasuringFailed as failure:
+        cut_short, reason = "incomplete", f"{doing}: {failure}"
+    except KeyboardInterrupt:
+        cut_short, reason = "interrupted", f"interrupted at {doing}"
+    return Turns({side: _as_one(found, cut_short) for side, found in runs.items() if found}, cut_short, reason)
 
 
-def _as_one(runs: Sequence[Run]) -> Run:
+def _as_one(runs: Sequence[Run], cut_short: RunStatus | None) -> Run:
     """Runs of one process each as one, with the warnings of all and the status of the worst."""
     whole = merged(runs)
     notices = dict.fromkeys(notice for run in runs for notice in (*run.manifest.notices, *run.notices))
-    status = next((run.manifest.status for run in runs if run.manifest.status != "complete"), "complete")
-    return Run(whole.manifest.model_copy(update={"notices": tuple(notices), "status": status}), whole.samples)
+    worst = next((run.manifest.status for run in runs if run.manifest.status != "complete"), "complete")
+    update = {"notices": tuple(notices), "status": cut_short or worst}
+    return Run(whole.manifest.model_copy(update=update), whole.samples)
 
 
 def write(run: Run, parent: Path) -> Path:
-    """Write a run into a new folder under `parent`; the folder. Raises UsageError if it cannot be made."""
+    """Write a run into a new folder under `parent`; the folder.
+
+    Raises UsageError if it cannot be made, RunNotWritten if the disk refuses.
+    """
     writer = RunWriter.create(parent, run.manifest.model_copy(update={"status": "running"}))
     with contextlib.closing(writer):
         writer.append(run.samples)
@@ -73,17 +98,10 @@ def write(run: Run, parent: Path) -> Path:
 
 
 def programs(base_python: str | None, base_dir: Path | None) -> Mapping[Side, Program]:
-    """What measures each side; new is this Python in this folder. Raises UsageError for what is not there."""
-    here = Path.cwd()
+    """What measures each side. Raises UsageError as `programs_of` does, and where base is not said."""
     if base_python is None and base_dir is None:
         raise UsageError("say where base is: --base-dir DIR (a working tree), --base-python PATH, or both")
-    if base_dir is not None and not base_dir.is_dir():
-        raise UsageError(f"--base-dir {str(base_dir)!r} is no folder")
-    python = sys.executable if base_python is None else shutil.which(base_python)
-    if python is None:
-        raise UsageError(f"--base-python {base_python!r} is no program that can be started")
-    folder = here if base_dir is None else base_dir.absolute()
-    return {"base": Program(os.path.abspath(python), folder), "new": Program(sys.executable, here)}
+    return programs_of(base_python, base_dir)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -106,19 +124,26 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser().parse_args(words)
     try:
         measure = in_fresh_processes(programs(options.base_python, options.base_dir))
-        runs = in_turn(measure, options.given, turns=options.turns, say=_tell)
-        for side, run in runs.items():
+        found = in_turn(measure, options.given, turns=options.turns, say=_tell)
+        for side, run in found.runs.items():
             print(f"{side}: {write(run, options.output / side)}", flush=True)
     except UsageError as error:
         _tell(f"error: {error}")
         return USAGE
-    except MeasuringFailed as error:
+    except RunNotWritten as error:
         _tell(f"error: {error}")
         return INCOMPLETE
     except KeyboardInterrupt:
         _tell("interrupted")
         return INTERRUPTED
-    return DONE if all(run.manifest.status == "complete" for run in runs.values()) else INCOMPLETE
+    return _ended(found)
+
+
+def _ended(found: Turns) -> int:
+    if found.cut_short is None:
+        return DONE
+    _tell(f"error: {found.reason}" if found.cut_short == "incomplete" else found.reason)
+    return INCOMPLETE if found.cut_short == "incomplete" else INTERRUPTED
 
 
 def _tell(line: str) -> None:

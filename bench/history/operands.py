@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 from bench.errors import UsageError
+from bench.folder import read_content
+from bench.history.reading import plausible
 from bench.history.snapshot import Snapshot, snapshot
 from bench.history.store import Store
 from bench.run import load_run
@@ -21,10 +23,12 @@ def snapshot_of(text: str, store: Path) -> Snapshot:
         if not path.exists():
             raise UsageError(f"there is no {text!r}: give a run's folder, a baseline's name or a pytest-benchmark file")
         return _of_path(path)
-    is_baseline = any(entry.path.stem == text for entry in Store(store).baselines().entries)
+    is_baseline = Store(store).has_baseline(text)  # also one that cannot be read: a path must not stand in for it
     if is_baseline and (path.is_file() or (path / "run.json").exists()):
         raise UsageError(f"{text!r} is a baseline of {str(store)!r} and a path; write ./{text} for the path")
-    if path.exists() and not is_baseline:
+    if is_baseline:
+        return Store(store).baseline(text)
+    if path.exists():
         return _of_path(path)
     try:
         return Store(store).baseline(text)
@@ -45,7 +49,7 @@ def _of_folder(path: Path) -> Snapshot:
         raise UsageError(f"{str(path)!r} is not a run: there is no run.json in it{_newest_below(path)}")
     if kind_of(path) == "accuracy":
         raise UsageError(f"{str(path)!r} is an accuracy run; speed runs are read here, those of `python -m bench`")
-    return snapshot(load_run(path))
+    return plausible(path, snapshot(load_run(path)))
 
 
 def _of_file(path: Path) -> Snapshot:
@@ -62,6 +66,15 @@ def _of_file(path: Path) -> Snapshot:
 
 
 def _newest_below(path: Path) -> str:
-    """What to say of a folder of runs: folders of runs begin with their time."""
-    runs = sorted((file.parent for file in path.glob("*/run.json")), key=lambda run: run.name)
-    return f"; the newest run below it is {str(runs[-1])!r}" if runs else ""
+    """What to say of a folder of runs; a folder may have been renamed, so the run itself says when it was made."""
+    runs = [file.parent for file in path.glob("*/run.json")]
+    return f"; the newest run below it is {str(max(runs, key=_made))!r}" if runs else ""
+
+
+def _made(run: Path) -> tuple[str, str]:
+    """When a run was made, and its folder's name; what cannot be read counts as the oldest."""
+    try:
+        created = read_content(run).get("created")
+    except UsageError:
+        created = None
+    return created if isinstance(created, str) else "", run.name

@@ -17,12 +17,13 @@ import numpy as np
 
 from bench.errors import UsageError
 from bench.history.labels import setting_label
-from bench.history.reading import as_record, read_json
+from bench.history.reading import TIMES, as_record, plausible, read_json
 from bench.history.snapshot import SCHEMA_VERSION, Estimate, OtherMachine, Point, Snapshot, Work, snapshot
 from bench.machine.fingerprint import Machine
 from bench.run import Run
 from bench.speed.rows import round_tables
 from bench.speed.statistics import bootstrap_ratios
+from bench.text import on_one_line
 
 #: The key of `extra_info` under which a benchmark holds the run in brief, with the point that it measured.
 EXTRA_INFO = "slc_bench"
@@ -95,7 +96,7 @@ def from_pytest_benchmark(path: Path) -> Snapshot:
 
     What slc-bench wrote is read from its `extra_info`, several runs as one with the first one's name; any other
     benchmark is a point whose work is its full name. Raises UsageError, in one line that names the file, for what is
-    no such file, for a benchmark with no rounds, without a median, or with a time that is no positive number.
+    no such file, for a benchmark with no rounds, without a median, or with a time that nothing can have.
     """
     content = read_json(path)
     benchmarks = content.get("benchmarks")
@@ -118,7 +119,7 @@ def from_pytest_benchmark(path: Path) -> Snapshot:
     merged = _merged(found) if found else _foreign_snapshot(path, content, quartiles)
     points = (*merged.points, *foreign)
     _refuse_twins(path, points)
-    return merged.model_copy(update={"points": points})
+    return plausible(path, merged.model_copy(update={"points": points}))
 
 
 def summarise(data: Sequence[float], iterations: int = 1) -> dict[str, Any]:
@@ -273,7 +274,7 @@ def _foreign_snapshot(path: Path, content: dict[str, Any], quartiles: bool) -> S
         raise UsageError(f"{path}: holds no `datetime`, and so is not a file of pytest-benchmark")
     python = machine.get("python_version")
     return Snapshot(
-        name=path.stem,
+        name=on_one_line(path.stem),
         created=created,
         tool="pytest-benchmark",
         commit=str(commit) if commit else None,
@@ -311,8 +312,11 @@ def _estimate(path: Path, name: str, stats: dict[str, Any], rounds: int) -> tupl
     median = float(stats["median"])
     data = stats.get("data")
     if isinstance(data, list) and data:
-        if not all(_is_number(time) and time > 0 for time in data):
-            raise UsageError(f"{path}: {name!r} has a time that is no positive number; measure it again")
+        if not all(_is_number(time) and TIMES[0] <= time <= TIMES[1] for time in data):
+            least, most = TIMES
+            raise UsageError(
+                f"{path}: {name!r} has a time that is no number from {least:g} to {most:g} seconds; measure it again"
+            )
         times = np.asarray(data, dtype=float)
         ratio = bootstrap_ratios([times], np.ones_like(times))[0]
         if ratio is None:

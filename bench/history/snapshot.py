@@ -113,7 +113,9 @@ class Circumstances(Record):
     created: str = Field(description="UTC, ISO 8601")
     status: RunStatus = "complete"
     tool: Literal["slc-bench", "pytest-benchmark"] = "slc-bench"
-    commit: str | None = None
+    commit: str | None = Field(
+        None, description="of the git working tree that the run was started in; slc-bench's own where that is unknown"
+    )
     machine: Machine | OtherMachine
     versions: dict[str, str] = Field(default_factory=dict)
     notices: tuple[str, ...] = Field((), description="kinds of the run's warnings")
@@ -141,7 +143,7 @@ def snapshot(run: Run, *, resamples: int = RESAMPLES) -> Snapshot:
         name=manifest.name,
         created=manifest.created,
         status=manifest.status,
-        commit=manifest.commit,
+        commit=manifest.tree_commit or manifest.commit,
         machine=manifest.machine,
         versions=manifest.versions,
         points=tuple(points),

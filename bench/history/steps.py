@@ -114,7 +114,10 @@ class Measured:
 
     @property
     def commit(self) -> str | None:
-        """Of the working tree that the run was started from."""
+        """Of the git working tree the run was started in, with "+dirty" if it had uncommitted changes.
+
+        slc-bench's own where that is unknown, None where both are.
+        """
         return self.entry.snapshot.commit
 
 

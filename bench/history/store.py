@@ -22,7 +22,7 @@ from pydantic import Field
 
 from bench.errors import UsageError
 from bench.folder import LONGEST_NAME, Record, now, write_atomically
-from bench.history.reading import as_record, read_json
+from bench.history.reading import as_record, plausible, read_json
 from bench.history.snapshot import SCHEMA_VERSION, Snapshot
 
 #: Where the history is unless --store says otherwise.
@@ -113,15 +113,26 @@ class Store:
     def set_baseline(self, name: str, snapshot: Snapshot) -> Path:
         """Give a run a name, in the place of the run that had it before; the path of its file.
 
-        Raises UsageError for a name that cannot be a file's, or if the folder cannot be written.
+        Raises UsageError for a name that cannot be a file's, if the folder cannot be written, and for a baseline that
+        cannot be read: what it holds, perhaps points of others, would be lost.
         """
         record = Baseline(name=_checked(name), chosen=now(), digest=digest(snapshot), run=snapshot)
-        return self._write(self.path / "baselines" / f"{name}.json", record)
+        if self.has_baseline(name):
+            _baseline(self.baseline_file(name))
+        return self._write(self.baseline_file(name), record)
+
+    def has_baseline(self, name: str) -> bool:
+        """Whether there is a baseline of this name, readable or not."""
+        return bool(_BASELINE_NAME.fullmatch(name)) and self.baseline_file(name).is_file()
+
+    def baseline_file(self, name: str) -> Path:
+        """Where the baseline of this name is, or would be."""
+        return self.path / "baselines" / f"{name}.json"
 
     def baseline(self, name: str) -> Snapshot:
         """The run of this name. Raises UsageError if there is none, or its file cannot be read."""
-        file = self.path / "baselines" / f"{name}.json"
-        if not _BASELINE_NAME.fullmatch(name) or not file.is_file():
+        file = self.baseline_file(name)
+        if not self.has_baseline(name):
             known = ", ".join(each.stem for each in _files(file.parent)) if file.parent.is_dir() else ""
             raise UsageError(
                 f"no baseline {name!r} in {str(self.path)!r}: {'there is ' + known if known else 'there is none yet'}; "
@@ -186,7 +197,7 @@ def _contents(folder: Path, read: Callable[[Path], Entry]) -> Contents:
 
 
 def _entry(file: Path) -> Entry:
-    snapshot = as_record(file, read_json(file), Snapshot, newest=SCHEMA_VERSION)
+    snapshot = plausible(file, as_record(file, read_json(file), Snapshot, newest=SCHEMA_VERSION))
     if digest(snapshot) != _digest_in(file):
         raise UsageError(f"{file}: its content is not what its name stands for: it was edited or renamed; restore it")
     return Entry(snapshot, file)
@@ -196,8 +207,10 @@ def _baseline(file: Path) -> Baseline:
     found = as_record(file, read_json(file), Baseline, newest=SCHEMA_VERSION)
     if digest(found.run) != found.digest or found.name != file.stem:
         raise UsageError(
-            f"{file}: it was edited or renamed after it was written; restore it, or set the baseline again"
+            f"{file}: it was edited or renamed after it was written; restore it, or delete it and set the baseline "
+            "again"
         )
+    plausible(file, found.run)
     return found
 
 

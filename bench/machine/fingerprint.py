@@ -24,6 +24,9 @@ MEMORY_TOLERANCE = 0.01
 #: git answers in milliseconds; on a network file system that hangs, a commit is not worth waiting for.
 GIT_TIMEOUT_S = 5.0
 
+#: What follows the name of a commit if tracked files of its working tree were changed.
+DIRTY = "+dirty"
+
 #: Packages whose version can change a timing.
 PACKAGES = ("torchvision", "timm", "numpy", "slc-bench")
 
@@ -253,9 +256,25 @@ def commit(folder: Path | None = None) -> str | None:
     try:
         if not _git(folder, "ls-files", "--error-unmatch", "fingerprint.py"):
             return None
-        return _git(folder, "describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+dirty")
+        return _described(folder)
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def tree_commit(folder: Path | None = None) -> str | None:
+    """The commit of the working tree that a folder lies in, by default the current one, with "+dirty" as `commit` has.
+
+    A network is found in the current folder first: where slc-bench is installed, this commit and not slc-bench's own
+    tells its code. None without git or outside a working tree. Never raises.
+    """
+    try:
+        return _described(Path.cwd() if folder is None else folder)
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _described(folder: Path) -> str | None:
+    return _git(folder, "describe", "--always", "--exclude=*", "--abbrev=40", f"--dirty={DIRTY}")
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -155,6 +155,7 @@ def start(planned: Plan, output: Path | None, command: Sequence[str]) -> Recorde
         machine=fingerprint.describe(planned.settings[0].device),
         versions=fingerprint.versions(),
         commit=fingerprint.commit(),
+        tree_commit=fingerprint.tree_commit(),
     )
     return Recorder(manifest, None if output is None else RunWriter.create(output, manifest))
 

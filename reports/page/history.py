@@ -158,14 +158,15 @@ def _steps(measured: "Sequence[Measured]", steps: "Sequence[Step]") -> Trace:
     y: list[float | None] = []
     text: list[str] = []
     for step in steps:
+        if x:  # what lies between two steps belongs to neither
+            x.append(None)
+            y.append(None)
+            text.append("")
         told = says(f"{step.kind}: {change_of(step)}", f"between {between(measured, step)}")
         for index in (step.before, step.after):
             x.append(index + 1)
             y.append(rounded(measured[index].estimate.value))
             text.append(told)
-        x.append(None)
-        y.append(None)
-        text.append("")
     return {
         "type": "scatter",
         "uid": "w-steps",

@@ -106,22 +106,26 @@
       }));
     }
 
+    /* Places of a line where there is a mark; elsewhere it is interrupted. */
+    marks(line) {
+      const { x, y, hovertext } = this.traces[line];
+      return hovertext ? [...x.keys()].filter((place) => x[place] !== null && y[place] !== null) : [];
+    }
+
     /* Arrow keys: along a line, and from line to line. */
     step(event) {
       const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
-      if (!move || this.traces.length === 0) return;
+      const lines = [...this.traces.keys()].filter((line) => this.marks(line).length > 0);
+      if (!move || lines.length === 0) return;
       event.preventDefault();
-      const lines = this.traces.map((_, index) => index).filter((index) => this.traces[index].hovertext);
       const clip = (value, length) => Math.max(0, Math.min(length - 1, value));
-      if (this.at === null) this.at = [0, 0];
-      else {
-        const line = clip(this.at[0] + move[0], lines.length);
-        const places = this.traces[lines[line]].x;
-        let point = clip(this.at[1] + move[1], places.length);
-        if (places[point] === null) point = clip(point + (move[1] || -1), places.length);
-        this.at = [line, point];
-      }
-      const [curveNumber, pointNumber] = [lines[this.at[0]], this.at[1]];
+      const [before, place] = this.at ?? [lines[0], null];
+      const curveNumber = lines[clip(lines.indexOf(before) + move[0] * (place !== null), lines.length)];
+      const marks = this.marks(curveNumber);
+      const near = (best, each) => (Math.abs(each - place) < Math.abs(best - place) ? each : best);
+      const pointNumber = place === null ? marks[0]
+        : move[1] ? marks[clip(marks.indexOf(place) + move[1], marks.length)] : marks.reduce(near);
+      this.at = [curveNumber, pointNumber];
       Plotly.Fx.hover(this.div, [{ curveNumber, pointNumber }]);
       const text = this.traces[curveNumber].hovertext[pointNumber];
       this.figure.querySelector(".said").textContent = spoken(text);

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-import bench
 from bench import pytest_plugin
 from bench.errors import UsageError
 from bench.history.formats import from_pytest_benchmark
@@ -26,7 +25,7 @@ from bench.run import Manifest, Run
 
 pytest_plugins = ["pytester"]
 
-ROOT = Path(bench.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FACTORIES = ROOT / "tests" / "factories"
 EXAMPLE = ROOT / "docs" / "examples" / "test_speedup.py"
 
@@ -319,6 +318,27 @@ def test_a_baseline_that_cannot_be_written_turns_the_session_red(session: pytest
     result.stdout.fnmatch_lines(["baseline main is not kept: cannot write *"])
 
 
+def test_a_damaged_baseline_is_not_replaced(session: pytest.Pytester, clock: Clock) -> None:
+    set_baseline(session)
+    file = session.path / ".slc-bench" / "baselines" / "main.json"
+    file.write_text(file.read_text()[:200])
+    left, calls = file.read_text(), clock.calls
+    result = run(session, "--slc-update-baseline")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["baseline 'main' is not replaced: *main.json: cut short or edited*restore it, or*"])
+    assert (file.read_text(), clock.calls) == (left, calls), "nothing is measured in vain"
+
+
+def test_a_baseline_damaged_meanwhile_is_not_replaced(session: pytest.Pytester, clock: Clock) -> None:
+    set_baseline(session)
+    file = session.path / ".slc-bench" / "baselines" / "main.json"
+    write_test(session, f"{MEASURE}\nimport pathlib\npathlib.Path({str(file)!r}).write_text('cut')", MAIN)
+    result = run(session, "--slc-update-baseline")
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    result.stdout.fnmatch_lines(["baseline main is not kept: *main.json: cut short or edited*"])
+    assert file.read_text() == "cut"
+
+
 # -- in the company of others ---------------------------------------------------------------------------------------
 
 
@@ -358,8 +378,8 @@ def test_it_measures_alone_or_not_at_all(session: pytest.Pytester, clock: Clock)
 
 def test_loading_it_imports_nothing_heavy() -> None:
     script = (
-        "import sys\nsys.path.insert(0, sys.argv[1])\nimport bench.pytest_plugin\n"
+        "import sys\nimport bench.pytest_plugin\n"
         "print(sorted({'torch', 'pandas', 'matplotlib', 'numpy', 'scipy', 'pydantic', 'typer'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(ROOT)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

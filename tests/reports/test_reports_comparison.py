@@ -200,6 +200,46 @@ def test_a_benchmark_of_another_tool_has_one_time(brief: MakeSnapshot) -> None:
     assert "|         | time | 100.0 ms | 140.0 ms |" in text(found)
     assert "smallest change that could have been found: time " in text(found)
     assert "by pytest-benchmark" in text(found)
+    assert "what can turn this red: time (--gate both)" in text(found)
+    assert "for one example" not in text(found)
+
+
+def test_of_another_tool_its_own_options_are_advised(brief: MakeSnapshot) -> None:
+    unknown = Point(work=Work(arch="tests/a.py::test_it[1]", classes=None), all=Estimate(value=0.1), rounds=1)
+    found = Confirmed(compare(brief(unknown), brief(unknown)))
+    (line,) = told(found, "warning")
+    assert "--benchmark-min-rounds" in line
+    assert "--minibatches" not in line
+
+
+# -- what others named --------------------------------------------------------------------------------------------
+
+EVIL = "x\n::error::evil\x1b[31m\r\u2028##[error]evil"
+
+
+@pytest.fixture
+def evil(point: MakePoint, brief: MakeSnapshot) -> Confirmed:
+    """Texts of runs that a terminal, GitHub's runner or Markdown would obey, wherever a run has text."""
+    lost = Point(work=point(4096, arch=EVIL).work, threads=2, status="failed", reason=EVIL)
+    fields = {"name": EVIL, "commit": EVIL, "notices": (EVIL,)}
+    base = brief(point(arch=EVIL), point(arch="::error::first"), point(4096, arch=EVIL), **fields)
+    new = brief(point(single=0.13, arch=EVIL), point(arch="::error::first"), lost, **fields, versions={"torch": EVIL})
+    return Confirmed(compare(base, new), hindrance=EVIL)
+
+
+def test_no_text_of_a_run_begins_a_command_or_reaches_the_terminal(evil: Confirmed) -> None:
+    for shown in (text(evil), report.to_markdown(evil), "\n".join(report.to_annotations(evil))):
+        assert "##[" not in shown
+        assert not set(shown) & set("\x1b\r\u2028")
+        assert not any(line.strip().startswith(("::error::evil", "::error::first")) for line in shown.splitlines())
+    assert all(len(each.text.splitlines()) == 1 for each in report.findings(evil))
+
+
+def test_markdown_mentions_nobody_and_leads_nowhere(point: MakePoint, brief: MakeSnapshot) -> None:
+    name = "@somebody https://example.org www.example.org a@b.org <b> &amp; ~~x~~"
+    found = report.to_markdown(Confirmed(compare(brief(point(arch=name)), brief(point(arch=name), name=name))))
+    assert not re.search(r"@\w|://|www\.", found)
+    assert r"\<b\> \&amp; \~\~x\~\~" in found
 
 
 # -- the findings -------------------------------------------------------------------------------------------------
@@ -223,7 +263,30 @@ def test_the_smallest_change_that_could_have_been_found_is_always_told(same: Com
 
 def test_an_unknown_error_leaves_the_smallest_change_unknown(point: MakePoint, brief: MakeSnapshot) -> None:
     found = Confirmed(compare(brief(point(error=None)), brief(point(error=None))))
-    assert "time of the single logit unknown at 1 point, with too few rounds" in told(found, "note")[-1]
+    assert "time of the single logit unknown at 1 point, with too few rounds to know" in told(found, "note")[-1]
+
+
+def test_errors_too_large_for_any_change_are_told(point: MakePoint, brief: MakeSnapshot) -> None:
+    found = Confirmed(compare(brief(point(error=50.0)), brief(point(error=50.0))))
+    assert "time of the single logit none at 1 point, however large: the errors are" in told(found, "note")[-1]
+
+
+@pytest.mark.parametrize(
+    ("unequal", "reason"),
+    [
+        ({"machine": MACHINE.model_copy(update={"cpu": "another"})}, "machines"),
+        ({"threads": 4}, "threads"),
+    ],
+)
+def test_where_nothing_is_judged_no_change_could_have_been_found(
+    unequal: dict[str, Any], reason: str, same: Comparison, point: MakePoint, brief: MakeSnapshot
+) -> None:
+    threads = unequal.pop("threads", 2)
+    found = compare(brief(point()), brief(point(threads=threads), **unequal))
+    line = told(Confirmed(found), "note")[-1]
+    start = f"smallest change that could have been found: none at 1 point measured on unequal {reason}; on equal ones: "
+    assert line.startswith(f"{start}time of the single logit ")
+    assert "too few rounds" not in line
 
 
 def test_what_differs_between_the_sides_is_told(point: MakePoint, brief: MakeSnapshot) -> None:

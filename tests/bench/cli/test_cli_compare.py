@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 
 from bench.cli import comparing
 from bench.errors import UsageError
-from bench.history.confirm import Facts, Program
+from bench.history.confirm import Facts
+from bench.history.programs import Program
 from bench.history.snapshot import snapshot
 from bench.history.store import Store
 from bench.machine.fingerprint import Machine
@@ -160,6 +161,70 @@ def test_noise_is_cleared_before_it_turns_red(
 
 
 @pytest.mark.usefixtures("at_home")
+def test_what_stays_ambiguous_is_named_and_not_green(
+    here: Command, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, new = write_run("base", QUICK), write_run("new", SLOW)
+    unsteady = [load_run(write_run(f"took {single}", {**QUICK, 1: single})) for single in (0.9e-3, 1.1e-3, 1.3e-3)]
+    turns = iter(unsteady)
+
+    def measure(side: str, given: tuple[str, ...]) -> Run:
+        run = next(turns)
+        manifest = run.manifest.model_copy(update={"points": run.manifest.points[: len(QUICK)]})
+        return Run(manifest, [sample for sample in run.samples if sample.process == 0])
+
+    monkeypatch.setattr(comparing, "in_fresh_processes", lambda programs: measure)
+    ended = here("compare", base, new, "--confirm", 3)
+    assert ended.code == 3
+    assert ended.out.startswith("Undecided: 1 point looked worse and ambiguous when measured again.")
+    assert "not cleared: tiny_networks:small at 16 classes" in ended.out
+    assert "; cleared:" not in ended.out
+
+
+def facts_at(monkeypatch: pytest.MonkeyPatch, run: Path, *, here: str | None, there: str | None) -> None:
+    """This machine and its software, at the commit of the current folder and at that of any other."""
+    manifest = load_run(run).manifest
+
+    def facts_of(program: Program, device: str) -> Facts:
+        commit = here if program.folder == Path.cwd() else there
+        return Facts(versions=manifest.versions, commit=commit, machine=manifest.machine)
+
+    monkeypatch.setattr(comparing, "facts_of", facts_of)
+
+
+def test_the_tree_of_base_is_not_measured_in_the_place_of_new(
+    here: Command, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Installed, slc-bench has no commit of its own: the trees that the runs were started in tell."""
+    base = write_run("base", QUICK, commit=None, tree_commit="a" * 40)
+    new = write_run("new", SLOW, commit=None, tree_commit="b" * 40)
+    started = replayed(monkeypatch, base=base, new=base)
+    facts_at(monkeypatch, base, here="a" * 40, there="b" * 40)
+    alone = here("compare", base, new)
+    assert (alone.code, started) == (1, []), "the first verdict stands"
+    assert "commit bbbbbbbbbbbb then, aaaaaaaaaaaa now" in alone.out
+    swapped = here("compare", base, new, "--base-dir", tmp_path)
+    assert (swapped.code, started) == (2, [])
+    assert "something else than BASE was measured with: commit aaaaaaaaaaaa then, bbbbbbbbbbbb now" in swapped.err
+    facts_at(monkeypatch, base, here="b" * 40, there="a" * 40)
+    right = here("compare", base, new, "--base-dir", tmp_path)
+    assert right.code == 0
+    assert "not checked" not in right.out
+
+
+def test_unknown_commits_are_warned_of(
+    here: Command, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    base, new = write_run("base", QUICK, commit=None), write_run("new", SLOW, commit=None)
+    facts_at(monkeypatch, base, here="b" * 40, there=None)
+    replayed(monkeypatch, base=base, new=new)
+    ended = here("compare", base, new, "--base-dir", tmp_path)
+    assert ended.code == 1
+    for side in ("BASE", "NEW"):
+        assert f"warning: not checked that this is the code of {side}: the commit it was measured at" in ended.out
+
+
+@pytest.mark.usefixtures("at_home")
 def test_base_is_measured_in_turn_where_it_can_be(
     here: Command, write_run: WriteRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -192,17 +257,22 @@ def test_a_run_of_other_software_is_judged_as_it_is(here: Command, write_run: Wr
 def test_a_slowdown_that_is_not_there_is_not_confirmed(
     here: Command, tiny: Callable[..., list[str]], only: Callable[[Path], Path], tmp_path: Path
 ) -> None:
-    """The real thing: a tiny network's sweep, its samples altered, and both sides measured again by this Python."""
+    """The real thing: a tiny network's sweep, its samples altered, and both sides measured again, base by a script
+    that starts this Python and so is another program."""
     assert here(*tiny(tmp_path / "runs", "--minibatches", 30, "--quiet")).code == 0
     run = only(tmp_path / "runs")
     lines = [json.loads(line) for line in (run / "samples.jsonl").read_text().splitlines()]
     altered = [{**line, "wall_s": line["wall_s"] * (100 if line["classes"] == 1 else 1)} for line in lines]
     shutil.copytree(run, tmp_path / "slow")
     (tmp_path / "slow" / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in altered))
-    options = ["--confirm", 1, "--gate", "single", "--base-python", sys.executable]
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    options = ["--confirm", 1, "--gate", "single", "--base-python", python]
     ended = here("compare", run, tmp_path / "slow", *options)
     assert ended.code in (0, 3), "cleared or ambiguous, but never worse: both sides are the same network"
-    assert "1 point measured again, base and new in turn, in 1 fresh process a side; cleared" in ended.out
+    assert "1 point measured again, base and new in turn, in 1 fresh process a side" in ended.out
+    assert ("; cleared: " in ended.out) == (ended.code == 0)
 
 
 # -- formats ------------------------------------------------------------------------------------------------------
@@ -263,6 +333,7 @@ def test_a_baseline_is_compared_with(here: Command, write_run: WriteRun, tmp_pat
         (["--base-python", "no-such-python"], "--base-python 'no-such-python' is no program that can be started"),
         (["--base-dir", "no-such-folder"], "--base-dir 'no-such-folder' is no folder"),
         (["--base-dir", ".", "--confirm", "0"], "leave out --confirm 0"),
+        (["--base-dir", "."], "lead to this folder and this Python, which measure NEW"),
     ],
 )
 def test_wrong_options_are_one_line(options: list[str], says: str, here: Command, write_run: WriteRun) -> None:
@@ -308,7 +379,7 @@ def test_a_base_python_without_slc_bench_is_refused_before_anything_is_measured(
 @pytest.mark.usefixtures("at_home")
 def test_a_base_program_of_other_software_is_refused(here: Command, write_run: WriteRun) -> None:
     base = write_run("base", QUICK, versions={"torch": "2.12.0"})
-    ended = here("compare", base, write_run("new", QUICK), "--base-dir", ".")
+    ended = here("compare", base, write_run("new", QUICK), "--base-dir", base)
     assert ended.code == 2
     assert "something else than BASE was measured with: torch 2.12.0 then, 2.11.0 now" in ended.err
 

@@ -104,6 +104,18 @@ def test_points_that_failed_are_told_and_the_exit_code_is_3(here: Command, make_
     )
 
 
+def test_what_a_run_says_is_told_on_one_line(here: Command, make_run: MakeRun, tmp_path: Path) -> None:
+    manifest = make_run(failed=True) / "run.json"
+    content = json.loads(manifest.read_text())
+    for each in content["points"]:
+        each["reason"] = each["reason"] and "x\n::error::evil\x1b[31m"
+    manifest.write_text(json.dumps(content))
+    ended = here("export", manifest.parent, "--format", "csv", "--output", tmp_path / "run.csv")
+    assert ended.code == 3
+    (line,) = ended.err.splitlines()
+    assert "x ::error::evil\ufffd[31m" in line
+
+
 def test_entries_and_baselines_are_exported_without_samples(here: Command, make_run: MakeRun, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     brief = snapshot(load_run(make_run()))

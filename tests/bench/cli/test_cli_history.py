@@ -155,6 +155,31 @@ def test_a_step_is_shown_with_the_commits_on_both_sides_and_what_else_changed(he
     assert re.search(r"3\.\d+ \.\. 3\.\d+", marked), "the interval"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (None, None, "commit unknown"),
+        ("a" * 40, None, "commit unknown"),
+        ("a" * 40, "a" * 40, "the commit is the same"),
+        ("a" * 40, "a" * 40 + "+dirty", "the commit is the same; changes that were not committed after it"),
+        ("a" * 40 + "+dirty", "a" * 40 + "+dirty", "changes that were not committed before and after it"),
+        ("a" * 40 + "+dirty", "b" * 40, "git log aaaaaaaa..bbbbbbbb; changes that were not committed before it"),
+    ],
+)
+def test_what_is_unknown_or_not_committed_is_said(
+    before: str | None, after: str | None, says: str, here: Command, store: Store
+) -> None:
+    for day in range(1, 17):
+        run = night(day, (4.0 if day <= 8 else 3.6) + 0.002 * (day % 3))
+        store.add(run.model_copy(update={"commit": before if day <= 8 else after}))
+    ended = here("history", "show", "--store", store.path)
+    assert ended.code == 0
+    (step,) = [line for line in ended.out.splitlines() if line.startswith("step: speedup")]
+    assert says in step
+
+    assert step.count("aaaaaaaa+dirty (2026") == [before, after].count("a" * 40 + "+dirty")
+
+
 def test_slow_creep_is_shown_as_a_drift(here: Command, store: Store) -> None:
     for day in range(1, 12):
         store.add(night(day, 4.0 * 0.995**day))
@@ -239,3 +264,14 @@ def test_markup_in_a_name_stays_text(here: Command, store: Store) -> None:
     store.add(night(1, 4.0, arch="[bold]x[/bold]", name="[red]"))
     assert "[bold]x[/bold]" in here("history", "show", "--store", store.path).out
     assert "[red]" in here("history", "list", "--store", store.path).out
+
+
+def test_a_baseline_that_cannot_be_read_is_not_replaced(here: Command, run: Path, store: Store) -> None:
+    here("history", "baseline", "set", "main", run, "--store", store.path)
+    file = store.path / "baselines" / "main.json"
+    file.write_text(file.read_text()[:200])
+    ended = here("history", "baseline", "set", "main", run, "--store", store.path)
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err.startswith(f"error: {file}: cut short or edited")
+    assert ended.err.rstrip().endswith("restore it, or delete it")
+    assert len(file.read_text()) == 200

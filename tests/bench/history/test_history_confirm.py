@@ -1,5 +1,6 @@
 import random
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,8 +15,6 @@ from bench.history.confirm import (
     Confirmed,
     Facts,
     MeasuringFailed,
-    Program,
-    Side,
     arguments,
     confirm,
     facts_of,
@@ -23,8 +22,10 @@ from bench.history.confirm import (
     hindrance,
     in_fresh_processes,
     merged,
+    not_checked,
     other_software,
 )
+from bench.history.programs import Program, Side
 from bench.history.snapshot import OtherMachine, Snapshot, snapshot, work_of
 from bench.run import Manifest, Point, Run, Sample
 from bench.speed.settings import Protocol, Setting
@@ -33,6 +34,7 @@ MakeManifest = Callable[..., Manifest]
 RunOf = Callable[..., Run]
 
 ROUNDS = 40
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -198,6 +200,21 @@ def test_what_is_worse_twice_is_worse(slower: Comparison, run_of: RunOf) -> None
     assert len(found.again.points[0].base.replicates) == 3
 
 
+def test_what_stays_ambiguous_is_not_cleared(run_of: RunOf) -> None:
+    """The batch of 8 is decided, so that the comparison as a whole would be; the batch of 32 was suspected."""
+    base = snapshot(run_of(batch_sizes=(8, 32), processes=5))
+    calm = snapshot(run_of(batch_sizes=(8,), processes=5, seed=1)).points
+    slow = snapshot(run_of({1: 1.3e-3, 1024: 2e-3}, processes=5, seed=2)).points
+    first = compare(base, base.model_copy(update={"points": (*calm, *slow)}))
+    assert [point.work.batch_size for point in first.worse] == [32]
+    erratic = [run_of({1: single, 1024: 2e-3}, seed=9) for single in (0.9e-3, 1.1e-3, 1.3e-3)]
+    found = again(first, Replay(base=[run_of(seed=n) for n in range(3)], new=erratic))
+    assert found.final.outcome == "nothing worse", "which alone would turn it green"
+    assert found.outcome == "undecided"
+    assert found.cleared == ()
+    assert [point.work.batch_size for point in found.unsettled] == [32]
+
+
 def test_new_alone_is_held_against_base_as_it_was_kept(slower: Comparison, run_of: RunOf) -> None:
     replay = Replay(new=[run_of(seed=n + 9) for n in range(3)])
     found = again(slower, replay, base_again=False)
@@ -299,7 +316,21 @@ def test_other_software_may_not(new: Snapshot, here: Facts) -> None:
     ]
     assert "torch 2.11.0 then" in hindrance(new, other)
     unknown = here.model_copy(update={"commit": None})
-    assert hindrance(new, unknown) == "", "an installed copy has no commit to differ in"
+    assert hindrance(new, unknown) == "", "what is not known does not differ"
+
+
+def test_changes_that_are_not_committed_are_other_software(new: Snapshot, here: Facts) -> None:
+    dirty = here.model_copy(update={"commit": "a" * 40 + "+dirty"})
+    assert other_software(new, dirty) == ["commit aaaaaaaaaaaa then, aaaaaaaaaaaa+dirty now"]
+
+
+def test_only_equal_commits_show_that_the_code_is_the_same(new: Snapshot, here: Facts) -> None:
+    assert not_checked(new, here) == ""
+    assert "measured at is unknown" in not_checked(new.model_copy(update={"commit": None}), here)
+    assert "measured it again is unknown" in not_checked(new, here.model_copy(update={"commit": None}))
+    dirty = "a" * 40 + "+dirty"
+    both = new.model_copy(update={"commit": dirty}), here.model_copy(update={"commit": dirty})
+    assert "not committed" in not_checked(*both), "two trees with changes may hold different ones"
 
 
 def test_another_machine_may_not(new: Snapshot, here: Facts) -> None:
@@ -337,6 +368,18 @@ def script(tmp_path: Path) -> Callable[[str], Program]:
 def test_a_program_without_this_slc_bench_is_refused(text: str, says: str, script: Callable[[str], Program]) -> None:
     with pytest.raises(UsageError, match=says.replace("(", r"\(").replace(")", r"\)")):
         facts_of(script(text))
+
+
+def test_the_commit_is_that_of_the_tree_a_program_is_started_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not slc-bench's own, which an installed copy does not have."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@example.org"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "--allow-empty", "--message", "one"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    assert facts_of(Program(sys.executable, tmp_path)).commit == head
 
 
 def test_a_program_that_cannot_be_started_is_refused(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from bench.history.formats import (
 from bench.history.labels import point_label, setting_label
 from bench.history.pytest_benchmark import ERROR_FROM_QUARTILES, EXTRA_INFO, extra_info, summarise
 from bench.history.snapshot import Estimate, OtherMachine, Point, Snapshot, Work, snapshot
+from bench.history.store import digest
 from bench.run import Manifest, Run, Sample
 from bench.run import Point as RunPoint
 from bench.speed.settings import Setting
@@ -292,8 +293,14 @@ FAULTS: dict[str, tuple[Any, str]] = {
     "median 0": (foreign(benchmark(median=0)), "must be above 0"),
     "NaN": (foreign(benchmark(median=math.nan)), r"benchmarks\.0\.stats\.median is no finite number"),
     "infinite": (foreign(benchmark(data=[0.5, math.inf])), r"benchmarks\.0\.stats\.data\.1 is no finite number"),
-    "negative time": (foreign(benchmark(data=[0.5, -0.5])), "a time that is no positive number"),
-    "text for a time": (foreign(benchmark(data=[0.5, "x"])), "a time that is no positive number"),
+    "negative time": (foreign(benchmark(data=[0.5, -0.5])), "a time that is no number from 1e-15"),
+    "text for a time": (foreign(benchmark(data=[0.5, "x"])), "a time that is no number from 1e-15"),
+    "endless time": (foreign(benchmark(data=[0.5, 1e300])), "a time that is no number from 1e-15"),
+    "more digits than a float has": (foreign(benchmark(median=10**400)), r"stats\.median is no finite number"),
+    "an endless time": (foreign(benchmark(median=1e300)), r"the time \(all\) of 'tests/.*' is 1e\+300, where"),
+    "no time at all": (foreign(benchmark(median=1e-300)), r"the time \(all\) of 'tests/.*' is 1e-300, where"),
+    "endless quartiles": (foreign(benchmark(iqr=1e200)), r"the error of the time \(all\) of 'tests/.*' is .*e\+199"),
+    "half a character": (foreign(benchmark("\ud800")), r"benchmarks\.0\.\w+ holds half a character"),
     "no stats": (foreign({"fullname": "one"}), "'one' has no `stats.median`"),
     "no benchmark": (foreign(), "holds no benchmark"),
     "no benchmarks": ({"machine_info": {}}, "not a file of pytest-benchmark"),
@@ -315,6 +322,18 @@ def test_what_cannot_be_read_is_said_in_a_line_that_names_the_file(tmp_path: Pat
         from_pytest_benchmark(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_an_integer_of_thousands_of_digits_is_said(tmp_path: Path) -> None:
+    path = saved(tmp_path, foreign(benchmark()))
+    path.write_text(f'{{"benchmarks": {"1" * 5000}}}')
+    with pytest.raises(UsageError, match="it is not JSON"):
+        from_pytest_benchmark(path)
+
+
+def test_a_file_whose_name_is_no_text_is_read(tmp_path: Path) -> None:
+    path = saved(tmp_path, foreign(benchmark())).rename(tmp_path / "a\udcff.json")
+    digest(from_pytest_benchmark(path))  # which needs text
 
 
 def test_a_file_cut_short_is_said(tmp_path: Path) -> None:

@@ -106,9 +106,13 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, store: Path) -> None
 
 
 def test_of_a_folder_of_runs_the_newest_is_named(run: Path, store: Path) -> None:
-    newer = run.parent / "2027-01-02T03-04-05-resnet50"
-    shutil.copytree(run, newer)
-    with pytest.raises(UsageError, match=f"the newest run below it is '{newer}'"):
+    renamed, unreadable = run.parent / "a-name-of-ours", run.parent / "z"
+    shutil.copytree(run, renamed)
+    content = json.loads((run / "run.json").read_text())
+    (renamed / "run.json").write_text(json.dumps({**content, "created": "2030-01-02T03:04:05+00:00"}))
+    unreadable.mkdir()
+    (unreadable / "run.json").write_text("{")
+    with pytest.raises(UsageError, match=f"the newest run below it is '{renamed}'"):
         snapshot_of(str(run.parent), store)
 
 
@@ -135,3 +139,25 @@ def test_a_damaged_baseline_says_so(run: Path, store: Path) -> None:
     file.write_text(file.read_text()[:200])
     with pytest.raises(UsageError, match=r"main\.json"):
         snapshot_of("main", store)
+
+
+def test_a_path_does_not_stand_in_for_a_damaged_baseline(
+    run: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / "main")
+    file = store / "baselines" / "main.json"
+    file.write_text(file.read_text()[:200])
+    with pytest.raises(UsageError, match=r"is a baseline of .* and a path"):
+        snapshot_of("main", store)
+    (tmp_path / "main" / "run.json").unlink()
+    with pytest.raises(UsageError, match=r"main\.json: cut short"):
+        snapshot_of("main", store)
+
+
+def test_a_run_whose_times_nothing_can_have_is_refused(run: Path, store: Path) -> None:
+    file = run / "samples.jsonl"
+    samples = [json.loads(line) for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({**each, "wall_s": each["wall_s"] * 1e20}) + "\n" for each in samples))
+    with pytest.raises(UsageError, match=r"the time \(single\) of 'resnet50' is .*, where 1e-15 to 1e\+09 can be"):
+        snapshot_of(str(run), store)

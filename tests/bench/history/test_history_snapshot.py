@@ -47,6 +47,15 @@ def test_the_machine_and_versions_are_kept(published: Run):
     assert found.tool == "slc-bench"
 
 
+def test_the_commit_is_that_of_the_tree_the_run_was_started_in(published: Run):
+    def commit_of(**commits: str | None) -> str | None:
+        return snapshot(Run(published.manifest.model_copy(update=commits), published.samples), resamples=2).commit
+
+    assert commit_of(commit="a", tree_commit="b") == "b"
+    assert commit_of(commit="a", tree_commit=None) == "a", "a run from before it was recorded"
+    assert commit_of(commit=None, tree_commit=None) is None
+
+
 def test_a_failed_count_keeps_its_status_and_reason(published: Run):
     last = published.manifest.points[-1]
     points = (

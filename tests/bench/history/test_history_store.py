@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 import bench
 from bench import folder
 from bench.errors import UsageError
-from bench.history.snapshot import Estimate, Point, Snapshot, Work
+from bench.history.snapshot import Estimate, Point, Replicate, Snapshot, Work
 from bench.history.store import Store, digest
 from bench.machine.fingerprint import Machine
 
@@ -83,7 +84,7 @@ def test_the_same_run_twice_is_one_file_and_anything_else_another(store: Store) 
 @given(
     name=st.text(max_size=300),
     commit=st.one_of(st.none(), st.text(max_size=50)),
-    value=st.floats(1e-12, 1e12),
+    value=st.floats(1e-15, 1e9),
 )
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_name_and_number_survives(tmp_path: Path, name: str, commit: str | None, value: float) -> None:
@@ -183,6 +184,43 @@ def test_a_damaged_baseline_is_named(store: Store, damage: Callable[[Path], None
     assert len(store.baselines().problems) == 1
 
 
+@pytest.mark.parametrize(("damage", "said"), DAMAGES.items(), ids=lambda each: getattr(each, "__name__", ""))
+def test_a_damaged_baseline_is_not_replaced(store: Store, damage: Callable[[Path], None], said: str) -> None:
+    path = store.set_baseline("main", brief())
+    damage(path)
+    left = path.read_bytes()
+    with pytest.raises(UsageError) as caught:
+        store.set_baseline("main", brief())
+    assert str(caught.value).startswith(f"{path}: ")
+    assert path.read_bytes() == left
+
+
+def test_a_file_of_thousands_of_digits_hides_no_other(store: Store) -> None:
+    kept = store.add(brief())
+    (kept.parent / "digits.json").write_text("1" * 5000)
+    contents = store.read()
+    assert [entry.path for entry in contents.entries] == [kept]
+    assert len(contents.problems) == 1
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"all": Estimate(value=1e300)},
+        {"single": Estimate(value=1e-16)},
+        {"speedup": Estimate(value=1e13)},
+        {"all": Estimate(value=1.0, error=1e200, degrees=4.0)},
+        {"all": Estimate(value=1.0, error=0.1, degrees=1e-300)},
+        {"replicates": (Replicate(rounds=10, single_s=1e-3, all_s=1e10),)},
+    ],
+    ids=str,
+)
+def test_a_number_that_nothing_measured_is_named(store: Store, field: dict[str, Any]) -> None:
+    path = store.add(brief(points=(brief().points[0].model_copy(update=field),)))
+    with pytest.raises(UsageError, match=r"of '\w+' is .*, where .* can be; measure it again"):
+        store.entry(path.name)
+
+
 def test_white_space_and_line_ends_are_no_edit(store: Store) -> None:
     """Git may write other line ends than it was given."""
     path = store.add(brief())
@@ -253,6 +291,7 @@ WRITER = """
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from bench.history.snapshot import Snapshot
 from bench.history.store import Store
 path, writer, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

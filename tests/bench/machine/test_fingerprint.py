@@ -193,9 +193,23 @@ def test_an_installed_copy_inside_another_tree_has_no_commit(repository):
     assert fingerprint.commit(installed) is None
 
 
+def test_the_tree_that_a_run_is_started_in_has_a_commit(repository, monkeypatch):
+    inner = repository / "experiments"
+    inner.mkdir()
+    monkeypatch.chdir(inner)
+    head = git(repository, "rev-parse", "HEAD")
+    assert fingerprint.tree_commit() == head, "nothing of slc-bench need be tracked there"
+    (inner / "untracked").write_text("a run's folder")
+    assert fingerprint.tree_commit() == head
+    (repository / "fingerprint.py").write_text("two\n")
+    assert fingerprint.tree_commit() == head + fingerprint.DIRTY
+
+
 def test_without_git_or_a_repository_there_is_no_commit(tmp_path, monkeypatch):
     assert fingerprint.commit(tmp_path) is None
     assert fingerprint.commit(tmp_path / "missing") is None
+    assert fingerprint.tree_commit(tmp_path) is None
+    assert fingerprint.tree_commit(tmp_path / "missing") is None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert fingerprint.commit(tmp_path) is None
 
@@ -206,6 +220,7 @@ def test_a_git_that_hangs_is_not_waited_for(tmp_path, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", hang)
     assert fingerprint.commit(tmp_path) is None
+    assert fingerprint.tree_commit(tmp_path) is None
 
 
 def test_describing_a_cpu_does_not_import_torch():

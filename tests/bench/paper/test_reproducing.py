@@ -1,6 +1,7 @@
 """`python -m bench paper`, with its own options on the real command and its work on tiny parts."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,8 @@ def test_the_whole_way_from_parts_to_claims(
     assert answer.exit_code == 0, answer.output
     assert {name: (tmp_path / "again" / name).read_bytes() for name in TOGETHER} == before
     assert "accuracy on folder:/nowhere/at/all: unavailable: it is not here" in answer.output
-    assert CliRunner().invoke(reports, [str(path)] * 2 + ["--output", str(tmp_path)]).exit_code == 2
+    other = shutil.copytree(path, tmp_path / "other")
+    assert CliRunner().invoke(reports, [str(path), str(other), "--output", str(tmp_path)]).exit_code == 2
 
 
 def _unavailable() -> Demand:

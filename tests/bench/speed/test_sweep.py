@@ -11,6 +11,7 @@ import torch
 
 from archs.registry import find
 from bench import UsageError, load_run, sweep
+from bench.machine import fingerprint
 from bench.run import Run
 from bench.speed.sweep import Sweep
 
@@ -56,6 +57,13 @@ def test_a_sweep_on_disk_is_what_is_read_back(tmp_path: Path) -> None:
         ("bfloat16", 3),
     ]
     assert len(done.rows()) == 4 * 3
+
+
+def test_the_commit_of_the_current_tree_is_recorded_beside_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "commit", lambda: None)
+    monkeypatch.setattr(fingerprint, "tree_commit", lambda: "a" * 40)
+    manifest = tiny().run.manifest
+    assert (manifest.commit, manifest.tree_commit) == (None, "a" * 40)
 
 
 def test_a_module_in_hand_is_left_as_it_is() -> None:

@@ -120,6 +120,23 @@ def test_the_arrow_keys_go_from_mark_to_mark_and_say_what_it_is(desktop) -> None
     assert desktop.tab.evaluate("document.activeElement.closest('#fig1 .plot')") is None, "the chart lets go"
 
 
+def test_the_arrow_keys_stay_on_the_marks_of_a_short_line(desktop) -> None:
+    desktop.tab.locator("#history .plot").focus()
+    said = desktop.tab.locator("#history .said")
+    for keys, expected in (
+        (["ArrowRight"], "speedup "),
+        (["ArrowRight"] * 40, "speedup "),
+        (["ArrowDown"], "step: "),
+        (["ArrowRight"] * 3, "step: "),
+        (["ArrowLeft"] * 3, "step: "),
+        (["ArrowUp"], "speedup "),
+    ):
+        for key in keys:
+            desktop.tab.keyboard.press(key)
+            assert said.text_content().startswith(expected), f"{key}: {said.text_content()!r}"
+    assert desktop.said == []
+
+
 def test_a_filter_hides_lines_and_the_rows_of_their_table(desktop) -> None:
     lines, rows = desktop.lines(), desktop.tab.locator("#table3 tbody tr:visible").count()
     box = desktop.tab.get_by_role("checkbox", name="resnet50", exact=True)

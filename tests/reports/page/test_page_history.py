@@ -18,7 +18,8 @@ def test_a_step_is_drawn_and_told_with_its_commits(history_folder) -> None:
     (view,) = found.figure.views
     runs, steps = view.traces
     assert len(runs["x"]) == 36
-    assert steps["x"][:2] == [20, 21], "after twenty runs, counted from 1"
+    assert steps["x"] == [20, 21], "after twenty runs, counted from 1, and nothing behind the last step"
+    assert len(steps["hovertext"]) == 2
     speedups = [line for line in found.steps.lines if line.cells[1].text == "speedup"]
     assert len(speedups) == 1
     assert speedups[0].cells[3].text.startswith("-")
