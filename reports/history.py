@@ -15,6 +15,7 @@ from bench.history.snapshot import Estimate, OtherMachine, Point, Snapshot, Work
 from bench.history.steps import Measured, Quantity, Series, Step, direction
 from bench.history.store import COMMIT_LENGTH, Entry
 from bench.machine.fingerprint import DIRTY, Machine
+from bench.text import on_one_line
 from reports import wording
 from reports.terminal import console_for
 
@@ -48,10 +49,11 @@ def print_run(snapshot: Snapshot, stream: TextIO | None = None) -> None:
     """One run: what ran where, and its points."""
     console = console_for(stream or sys.stdout)
     title = f"{snapshot.name}, {day(snapshot.created)}, commit {commit(snapshot.commit)}, {snapshot.status}"
-    console.print(Text(title, style="bold"), soft_wrap=True)
+    console.print(Text(on_one_line(title), style="bold"), soft_wrap=True)
     console.print(f"on {machine_words(snapshot.machine)}", soft_wrap=True)
     if snapshot.versions:
-        console.print(", ".join(f"{name} {version}" for name, version in snapshot.versions.items()), soft_wrap=True)
+        versions = ", ".join(f"{name} {version}" for name, version in snapshot.versions.items())
+        console.print(on_one_line(versions), soft_wrap=True)
     table = _table(("point", "ms single", "ms all", "speedup", "95 % interval", "status"), left=("point", "status"))
     for point in snapshot.points:
         label = point_label(point.work, point.threads)
@@ -69,7 +71,7 @@ def print_series(series: Sequence[Series], last: int, stream: TextIO | None = No
             machines.append(each.machine)
         points.setdefault((machines.index(each.machine), each.work, each.threads), []).append(each)
     for (machine, work, threads), quantities in points.items():
-        console.print(Text(f"\n{point_label(work, threads)}", style="bold"), soft_wrap=True)
+        console.print(Text(f"\n{on_one_line(point_label(work, threads))}", style="bold"), soft_wrap=True)
         console.print(f"on {machine_words(machines[machine])}", soft_wrap=True)
         _print_point(console, quantities, last)
 
@@ -122,7 +124,7 @@ def step_words(series: Series, step: Step) -> str:
     )
     if step.kind == "drift":
         sentence += f", little by little over {step.after - step.before + 1} runs"
-    return "; ".join([sentence, *_suspects(before, after)])
+    return on_one_line("; ".join([sentence, *_suspects(before, after)]))
 
 
 def _suspects(before: Measured, after: Measured) -> list[str]:
@@ -178,9 +180,9 @@ def commit(name: str | None) -> str:
 def machine_words(machine: Machine | OtherMachine) -> str:
     """A machine in a few words."""
     if isinstance(machine, OtherMachine):
-        return machine.cpu if machine.cores is None else f"{machine.cpu}, {machine.cores} cores"
+        return on_one_line(machine.cpu if machine.cores is None else f"{machine.cpu}, {machine.cores} cores")
     words = f"{machine.cpu}, {machine.cores_usable:g} of {machine.cores_logical} cores"
-    return f"{machine.gpu.name}, {words}" if machine.gpu else words
+    return on_one_line(f"{machine.gpu.name}, {words}" if machine.gpu else words)
 
 
 def _run(measured: Measured) -> str:
@@ -199,8 +201,8 @@ def _print_records(entries: Sequence[Entry], title: str, name: Callable[[Entry],
         table.add_row(
             name(entry),
             day(snapshot.created),
-            snapshot.name,
-            commit(snapshot.commit),
+            on_one_line(snapshot.name),
+            on_one_line(commit(snapshot.commit)),
             str(sum(point.status == "ok" and point.all is not None for point in snapshot.points)),
             machine_words(snapshot.machine),
             snapshot.status,

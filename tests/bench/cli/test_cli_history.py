@@ -247,6 +247,19 @@ def test_list_as_json_is_one_object_on_standard_output(here: Command, store: Sto
     assert row["points"][0]["speedup"]["value"] == 4.0
 
 
+@pytest.mark.parametrize("command", ["list", "show", "show an entry"])
+def test_text_of_runs_gives_no_commands_to_a_terminal_or_a_ci(here: Command, store: Store, command: str) -> None:
+    odd = {"name": "n\n::error::x", "versions": {"torch": "2\x1b[31m"}}
+    machine = OtherMachine(cpu="c\x1b[2J\n::error::y")
+    paths = [store.add(night(day, 4.0, arch="a\n::error::z", machine=machine, **odd)) for day in (1, 2)]
+    options = [command] if command != "show an entry" else ["show", paths[0].name]
+    ended = here("history", *options, "--store", store.path)
+    assert ended.code == 0
+    assert "error::" in ended.out
+    assert "\x1b" not in ended.out
+    assert not any(line.lstrip().startswith("::") for line in ended.out.splitlines())
+
+
 @pytest.mark.parametrize("command", [["list"], ["show"]])
 def test_no_history_is_told_with_what_begins_one(here: Command, store: Store, command: list[str]) -> None:
     ended = here("history", *command, "--store", store.path)
