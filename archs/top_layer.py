@@ -1,54 +1,58 @@
-"""The top layer: where it is, and the network with another one.
+"""The top layer: where it is.
 
-    module -- locate --> TopLayer(path, features d, classes, bias)
+    module -- locate --> TopLayer(path, features d, classes, bias)          archs.heads
     ClassBank(d, K) -- layer(k) --> nn.Linear(d, k), a view of the bank's first k rows
     at_class_count(module, top, layer) --> the network with k logits; all else shared with module
 
-A network is supported if it has one linear layer whose output is what the network returns: then one row of its
-weight makes one logit. Everything else is refused with the reason.
+A network is supported if one row makes one score: the last linear layers or convolutions on every way to its output
+have one output a class each, and what follows them (pooling, averaging, ReLU) mixes no class with another. Everything
+else is refused with the reason.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from archs.class_bank import ClassBank
+from archs.heads import Head, TopLayer, UnsupportedNetwork
 from archs.registry import Network, UnknownNetwork, one_line
+from archs.swapping import at_class_count, with_heads
+from archs.tracing import LAYERS, Call, Output, trace
+
+__all__ = [
+    "ClassBank",
+    "Facts",
+    "Head",
+    "TopLayer",
+    "UnsupportedNetwork",
+    "at_class_count",
+    "inspect",
+    "locate",
+    "place_of",
+    "with_heads",
+]
 
 #: Examples in the forward that is traced: 2, so that the batch axis is told from axes of length 1.
 _BATCH = 2
 
-#: Rows of a bank that are drawn; the others repeat them.
-_TILE_ROWS = 1024
-
-#: Subclasses of nn.Linear with a forward of their own that computes the same.
+#: Subclasses with a forward of their own that computes the same.
 _EQUAL_TO_LINEAR = {"timm.layers.linear.Linear"}
 
+#: How often half of the classes, chosen at random, get other values, to see that the other half's scores stay: two
+#: given classes are in different halves every second time.
+_HALVES = 4
 
-class UnsupportedNetwork(ValueError):
-    """A network without one recognisable linear top layer: one line with the reason."""
+
+#: Numbers of the last layers' outputs that are followed at most: a gigabyte of them.
+_FOLLOWED = 2**28
 
 
 class _DidNotRun(UnsupportedNetwork):
     """It could not be built or run: on the meta device that says nothing about real tensors."""
-
-
-@dataclass(frozen=True)
-class TopLayer:
-    """A network's last linear layer.
-
-    `path` is dotted, as in `nn.Module.get_submodule` (empty if the network is that layer); its weight has the shape
-    (`classes`, `features`).
-    """
-
-    path: str
-    features: int
-    classes: int
-    bias: bool
 
 
 @dataclass(frozen=True)
@@ -59,45 +63,51 @@ class Facts:
     backbone_parameters: int
 
 
-@dataclass(frozen=True, eq=False)
-class _Call:
-    """One call of a linear layer or a convolution in the traced forward.
-
-    `shape` is that of its output; the output itself is kept only if it could be the logits.
-    """
-
-    path: str
-    layer: nn.Linear | nn.Conv2d
-    shape: tuple[int, ...]
-    output: torch.Tensor | None
-    version: int
-
-    @property
-    def classes(self) -> int:
-        return self.layer.out_features if isinstance(self.layer, nn.Linear) else self.layer.out_channels
-
-
 def inspect(network: Network) -> Facts:
     """Find the top layer and count parameters on the meta device: nothing is allocated.
 
-    A network that cannot be built or run there is built for real, and a module in hand is traced on its own device.
-    Raises UnsupportedNetwork with name and reason, UnknownNetwork if a factory fails.
+    A network that cannot be built there is built with its parameters alone on the meta device; one that cannot be run
+    there is built for real, and a module in hand is traced on its own device. Raises UnsupportedNetwork with name and
+    reason, UnknownNetwork if a factory fails.
     """
+    attempts = (torch.device("meta"), _parameters_on_meta())
     try:
-        try:
-            return _inspect_on_meta(network)
-        except (_DidNotRun, UnknownNetwork):
-            return _facts(_built(network), network)
+        for context in attempts:
+            try:
+                return _inspect_on_meta(network, context)
+            except (_DidNotRun, UnknownNetwork):
+                continue
+        return _facts(_built(network), network)
     except UnsupportedNetwork as error:
         raise UnsupportedNetwork(f"{network.name}: {error}") from error.__cause__
 
 
-def _inspect_on_meta(network: Network) -> Facts:
-    with torch.device("meta"):
+def _inspect_on_meta(network: Network, context: AbstractContextManager[object]) -> Facts:
+    with context:
         module = _built(network)
-        if place_of(module)[0].type == "meta":
-            return _facts(module, network)
-    return _facts(module, network)
+    if place_of(module)[0].type != "meta":
+        return _facts(module, network)
+    with torch.device("meta"):  # for what the forward makes: masks, positions
+        return _facts(module.to("meta"), network)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """For networks that read a small tensor's values while they are built, which the meta device has not.
+
+    Each parameter goes to the meta device as soon as a module registers it, before it is initialised.
+    """
+
+    def to_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+        if parameter is None or parameter.is_meta:
+            return None  # as it is; a parameter that two modules share stays one
+        return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+    hook = register_module_parameter_registration_hook(to_meta)  # type: ignore[arg-type]  # its own annotation is wrong
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _built(network: Network) -> nn.Module:
@@ -111,29 +121,27 @@ def _built(network: Network) -> nn.Module:
 
 def _facts(module: nn.Module, network: Network) -> Facts:
     top = locate(module, network.input_shape)
-    head = {id(parameter) for parameter in module.get_submodule(top.path).parameters()}
-    backbone = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in head)
+    rows = {id(parameter) for head in top.heads for parameter in module.get_submodule(head.path).parameters()}
+    backbone = sum(parameter.numel() for parameter in module.parameters() if id(parameter) not in rows)
     return Facts(top, backbone)
 
 
 def locate(module: nn.Module, input_shape: Sequence[int]) -> TopLayer:
-    """Find the linear layer whose output is what the network returns, by one forward of two random examples.
+    """Find the layers of which one row makes one score, by one forward of two random examples.
 
     `input_shape` is that of one example. The forward runs in evaluation mode on the module's own device and in its
     dtype (on the meta device at no cost), and twice more to see that the network returns (2, k) with another top layer:
-    k = 1, and k a few more than its own. The module is left as it was.
+    k = 1, and k a few more than its own. What follows the layers runs a few times more, on the CPU, to see that no
+    score depends on another class's. The module is left as it was.
 
     Raises UnsupportedNetwork with the reason.
     """
     inputs = _random_examples(module, input_shape)
     with _evaluating(module), torch.no_grad():
-        output, calls = _trace(module, inputs)
-        call = _call_behind(output, calls)
-        if call is None:
-            raise UnsupportedNetwork(_refusal(output, calls, has_linear=_has_linear(module)))
-        assert isinstance(call.layer, nn.Linear)
-        _check_plain(call.path, call.layer)
-        top = TopLayer(call.path, call.layer.in_features, call.layer.out_features, call.layer.bias is not None)
+        output, calls, ending = _traced(module, inputs)
+        classes = _classes_of(output)
+        _check_heads(ending.calls, calls, classes, has_linear=_has_linear(module))
+        top = _top_layer(ending, classes)
         _check_swap(module, top, inputs)
     return top
 
@@ -173,104 +181,181 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def _trace(module: nn.Module, inputs: torch.Tensor) -> tuple[object, list[_Call]]:
-    """One forward; what it returns, and the calls of linear layers and convolutions in their order."""
-    calls: list[_Call] = []
-
-    def record(path: str) -> Callable[..., None]:
-        def hook(layer: nn.Module, _: Any, output: object) -> None:
-            if isinstance(layer, nn.Linear | nn.Conv2d) and isinstance(output, torch.Tensor):
-                # Only what could be the logits is kept: holding every activation would take memory.
-                kept = output if output.ndim == 2 and len(output) == _BATCH else None
-                calls.append(_Call(path, layer, tuple(output.shape), kept, _version(output)))
-
-        return hook
-
-    watched = [(path, part) for path, part in module.named_modules() if isinstance(part, nn.Linear | nn.Conv2d)]
-    hooks = [part.register_forward_hook(record(path)) for path, part in watched]
+def _traced(module: nn.Module, inputs: torch.Tensor) -> tuple[object, list[Call], Output]:
     try:
-        return _run(module, inputs), calls
-    finally:
-        for hook in hooks:
-            hook.remove()
+        return trace(module, inputs)
+    except Exception as error:
+        raise _did_not_run(inputs, error) from error
 
 
 def _run(module: nn.Module, inputs: torch.Tensor) -> object:
     try:
         return module(inputs)
     except Exception as error:
-        what = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
-        raise _DidNotRun(f"its forward on an input of shape {tuple(inputs.shape)} raised {what}") from error
+        raise _did_not_run(inputs, error) from error
 
 
-def _version(tensor: torch.Tensor) -> int:
-    """Counts the changes made in place; tensors of inference mode do not keep count."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def _call_behind(output: object, calls: Sequence[_Call]) -> _Call | None:
-    """The one call of a linear layer whose output is the logits: the same memory seen the same way, unchanged since.
-
-    nn.Identity, dropout in evaluation mode and flattening what is flat pass it through.
-    """
-    if not isinstance(output, torch.Tensor) or output.ndim != 2:
-        return None
-    for call in calls:
-        if isinstance(call.layer, nn.Linear) and call.output is not None and _same(call.output, output):
-            alone = sum(other.path == call.path for other in calls) == 1
-            return call if alone and _version(output) == call.version else None
-    return None
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    # Identity of the storage, as its address is 0 for all tensors on the meta device.
-    if a.untyped_storage()._cdata != b.untyped_storage()._cdata:
-        return False
-    return (a.shape, a.stride(), a.storage_offset()) == (b.shape, b.stride(), b.storage_offset())
+def _did_not_run(inputs: torch.Tensor, error: Exception) -> _DidNotRun:
+    what = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
+    return _DidNotRun(f"its forward on an input of shape {tuple(inputs.shape)} raised {what}")
 
 
 def _has_linear(module: nn.Module) -> bool:
-    return any(isinstance(part, nn.Linear) for part in module.modules())
+    return any(isinstance(part, LAYERS) for part in module.modules())
 
 
-def _refusal(output: object, calls: Sequence[_Call], *, has_linear: bool) -> str:
-    """Why no linear layer's output is the logits."""
+def _classes_of(output: object) -> int:
+    """Length of the class axis of what a network returns for two examples."""
     if not isinstance(output, torch.Tensor):
-        return f"it returns a {type(output).__name__}, not one tensor of logits"
+        raise UnsupportedNetwork(f"it returns a {type(output).__name__}, not one tensor of logits")
     shape = tuple(output.shape)
     if len(shape) != 2 or shape[0] != _BATCH:
-        return f"it returns a tensor of shape {shape} for {_BATCH} examples, not ({_BATCH}, classes)"
-    last = calls[-1] if calls else None
-    if last is not None and isinstance(last.layer, nn.Conv2d) and last.classes == shape[1]:
-        return f"its output is made by a convolution ({last.path!r}), not by a linear layer"
-    heads = [call for call in calls if isinstance(call.layer, nn.Linear) and call.classes == shape[1]]
-    if any(len(call.shape) == 2 for call in heads):
-        return _refusal_of_heads([call.path for call in heads])
-    if len(heads) == 1 and heads[0] is last:
-        return f"its linear layer {last.path!r} is applied to every token or position, not once to each example"
+        encoder = "; it may be an encoder, which returns features of every token or pixel" if len(shape) > 2 else ""
+        raise UnsupportedNetwork(
+            f"it returns a tensor of shape {shape} for {_BATCH} examples, not ({_BATCH}, classes){encoder}"
+        )
+    return shape[1]
+
+
+def _check_heads(last: Sequence[Call], calls: Sequence[Call], classes: int, *, has_linear: bool) -> None:
+    """Whether the last layers before the output can be heads: one plain output a class, and used for nothing else."""
     if not has_linear:
-        return "it has no linear layer"
-    return "no linear layer makes its output; it may be an encoder without a classifier"
+        raise UnsupportedNetwork("it has no linear layer")
+    others = [call for call in last if call.classes != classes]
+    if not last or len(others) == len(last):
+        raise UnsupportedNetwork("no linear layer makes its output; it may be an encoder without a classifier")
+    if others:
+        heads = _quoted(call.path for call in last if call.classes == classes)
+        raise UnsupportedNetwork(
+            f"its output is made by {heads} ({classes} outputs) together with {_quoted(call.path for call in others)} "
+            f"({others[0].classes} outputs), which has no row for each class"
+        )
+    for call in last:
+        _check_plain(call)
+        times = sum(other.path == call.path for other in calls)
+        if times > sum(other.path == call.path for other in last):
+            raise UnsupportedNetwork(
+                f"its layer {call.path!r} is applied {times} times in one forward, and not to make the output alone"
+            )
 
 
-def _refusal_of_heads(paths: Sequence[str]) -> str:
-    """Linear layers with as many outputs as there are logits, one path a call: why they are not the top layer."""
-    different = list(dict.fromkeys(paths))
-    if len(different) > 1:
-        return f"{len(different)} linear layers ({', '.join(map(repr, different))}) are combined into the logits"
-    if len(paths) > 1:
-        return f"its linear layer {paths[0]!r} is applied {len(paths)} times in one forward"
-    return f"the output of its linear layer {paths[0]!r} is changed before it is returned"
+def _check_plain(call: Call) -> None:
+    """A layer with other weights takes its place, which must therefore compute what its kind computes."""
+    kind, base = type(call.layer), next(base for base in LAYERS if isinstance(call.layer, base))
+    name = "linear layer" if base is nn.Linear else "convolution"
+    own_forward = kind.forward is not base.forward and f"{kind.__module__}.{kind.__qualname__}" not in _EQUAL_TO_LINEAR
+    if own_forward or nn.utils.parametrize.is_parametrized(call.layer):
+        raise UnsupportedNetwork(f"its top layer {call.path!r} is a {kind.__name__}, which does more than a {name}")
+    if isinstance(call.layer, nn.Linear):
+        return
+    if call.layer.groups > 1:
+        raise UnsupportedNetwork(f"its top layer {call.path!r} is a convolution in {call.layer.groups} groups")
+    positions = _positions(call)
+    if max(call.layer.kernel_size) > 1 and positions > 1:
+        size = " x ".join(str(side) for side in call.layer.kernel_size)
+        raise UnsupportedNetwork(
+            f"its last layer {call.path!r} is a convolution of {size} at {positions} positions; "
+            "it may be an encoder without a classifier"
+        )
 
 
-def _check_plain(path: str, layer: nn.Linear) -> None:
-    """A plain linear layer takes its place, which must therefore compute the same."""
-    kind = type(layer)
-    own_forward = (
-        kind.forward is not nn.Linear.forward and f"{kind.__module__}.{kind.__qualname__}" not in _EQUAL_TO_LINEAR
+def _positions(call: Call) -> int:
+    return max(1, call.rows // _BATCH)
+
+
+def _top_layer(ending: Output, classes: int) -> TopLayer:
+    """What the last calls are together, once it is seen that no class's score depends on another's."""
+    heads: dict[str, Head] = {}
+    for call in ending.calls:
+        positions = _positions(call) + (heads[call.path].positions if call.path in heads else 0)
+        heads[call.path] = Head(call.path, call.layer.weight[0].numel(), positions)
+    first, *further = heads.values()
+    try:
+        unchanged = _ends_class_by_class(ending, classes)
+    except UnsupportedNetwork:
+        raise
+    except Exception as error:  # an operation that the CPU has not, or one that must know real values
+        what = f"{type(error).__name__}: {one_line(error)}".removesuffix(": ")
+        raise UnsupportedNetwork(f"what follows its top layer {first.path!r} cannot be followed: {what}") from error
+    return TopLayer(
+        first.path,
+        sum(head.features for head in heads.values()),
+        classes,
+        bias=any(call.layer.bias is not None for call in ending.calls),
+        positions=first.positions,
+        further=tuple(further),
+        plain=unchanged and len(ending.calls) == 1 and isinstance(ending.calls[0].layer, nn.Linear),
     )
-    if own_forward or nn.utils.parametrize.is_parametrized(layer):
-        raise UnsupportedNetwork(f"its top layer {path!r} is a {kind.__name__}, which does more than a linear layer")
+
+
+def _ends_class_by_class(ending: Output, classes: int) -> bool:
+    """Whether the output is the last call's own output, unchanged; raises if the last layers are no heads.
+
+    Found with random values for the outputs of the last layers: other values for half of the classes must change these
+    classes' scores and no others. An activation after a linear layer makes it a hidden one, of an encoder: a number
+    added to all of its outputs must be added to all scores, alike or in proportion, which pooling and averaging do.
+    After a convolution of one pixel it is how some classifiers end (SqueezeNet).
+    """
+    numbers = sum(call.rows * call.classes for call in ending.calls)
+    if numbers > _FOLLOWED:
+        raise UnsupportedNetwork(
+            f"its top layer {ending.calls[0].path!r} gives {numbers:,} numbers for {_BATCH} examples, too many "
+            "to see what becomes of them; use a smaller input"
+        )
+    generator = torch.Generator("cpu").manual_seed(0)
+    given = {call: _random_values(call, generator) for call in ending.calls}
+    scores = ending.given(given)
+    for _ in range(_HALVES if classes > 1 else 0):
+        half = torch.randperm(classes, generator=generator, device="cpu")[: classes // 2]
+        changed = ending.given({call: _with_others(call, value, half, generator) for call, value in given.items()})
+        stays = torch.ones(classes, dtype=torch.bool, device="cpu").index_fill_(0, half, False)
+        apart = torch.isclose(scores, changed, rtol=1e-3, atol=1e-6, equal_nan=True).logical_not().any(0)
+        if apart[stays].any():
+            raise UnsupportedNetwork(_refusal_of_mixing(ending.calls))
+        if not apart[half].any():
+            raise UnsupportedNetwork(f"the output of its top layer {ending.calls[0].path!r} makes no difference to it")
+    linear = [call.path for call in ending.calls if isinstance(call.layer, nn.Linear)]
+    if linear and not _adds_up(ending, given, scores):
+        raise UnsupportedNetwork(
+            f"the output of its linear layer {linear[0]!r} is changed before it is returned; it may be an "
+            "encoder without a classifier"
+        )
+    first = given[ending.calls[0]]
+    return scores.shape == first.shape and torch.equal(scores, first)
+
+
+def _adds_up(ending: Output, given: Mapping[Call, torch.Tensor], scores: torch.Tensor) -> bool:
+    """Whether a number added to all outputs of the last layers is added to all scores, times one factor.
+
+    Two numbers, of which one takes all outputs below zero; within what subtraction leaves of a half type.
+    """
+    up, down = (
+        (ending.given({call: value + shift for call, value in given.items()}) - scores).float() for shift in (8, -16)
+    )
+    factor = up.mean()
+    close = [(up - factor).abs().max(), (down + 2 * factor).abs().max()]
+    return all(float(difference) <= 0.05 * float(factor.abs()) for difference in close)
+
+
+def _random_values(call: Call, generator: torch.Generator) -> torch.Tensor:
+    return torch.randn(call.shape, generator=generator, device="cpu").to(call.dtype)
+
+
+def _with_others(call: Call, value: torch.Tensor, classes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    others = _random_values(call, generator).index_select(call.class_axis, classes)
+    return value.index_copy(call.class_axis, classes, others)
+
+
+def _refusal_of_mixing(calls: Sequence[Call]) -> str:
+    paths = list(dict.fromkeys(call.path for call in calls))
+    if len(paths) > 1:
+        return f"{len(paths)} layers ({_quoted(paths)}) are combined so that one score depends on several rows of one"
+    kind = "linear layer" if isinstance(calls[0].layer, nn.Linear) else "convolution"
+    return f"the output of its {kind} {paths[0]!r} is changed before it is returned: one score depends on several rows"
+
+
+def _quoted(paths: Iterable[str]) -> str:
+    return ", ".join(repr(path) for path in dict.fromkeys(paths))
 
 
 def _check_swap(module: nn.Module, top: TopLayer, inputs: torch.Tensor) -> None:
@@ -281,102 +366,8 @@ def _check_swap(module: nn.Module, top: TopLayer, inputs: torch.Tensor) -> None:
         try:
             output = _run(at_class_count(module, top, bank.layer(count)), inputs)
         except Exception as error:
-            raise UnsupportedNetwork(f"{where}, {one_line(error)}") from error
+            encoder = "" if top.plain else "; it may be an encoder without a classifier"
+            raise UnsupportedNetwork(f"{where}, {one_line(error)}{encoder}") from error
         if not isinstance(output, torch.Tensor) or output.shape != (_BATCH, count):
             what = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
             raise UnsupportedNetwork(f"{where} it returns {what}, not {(_BATCH, count)}")
-
-
-class ClassBank:
-    """One weight of shape (classes, features), and a bias, of which every smaller class count is a view.
-
-    It is filled by a small random tile (normal, standard deviation 1/sqrt(features)), which is then doubled in place:
-    several times as fast as drawing every number, and every page of memory is truly written. Memory that was never
-    written must not be timed: all its pages are one page of zeros.
-
-    The same seed gives the same values on every device.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        classes: int,
-        *,
-        bias: bool = True,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        seed: int = 0,
-    ) -> None:
-        """Allocate and fill it. Raises ValueError for sizes below 1, and what torch raises when memory runs out."""
-        if features < 1 or classes < 1:
-            raise ValueError(f"a bank of {classes} classes with {features} features is empty; both must be 1 or more")
-        self.features = features
-        self.classes = classes
-        self.weight = torch.empty(classes, features, dtype=dtype, device=device)
-        self.bias = torch.empty(classes, dtype=dtype, device=device) if bias else None
-        generator = torch.Generator("cpu").manual_seed(seed)
-        with torch.no_grad():
-            _fill(self.weight, features, generator)
-            if self.bias is not None:
-                _fill(self.bias, features, generator)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one class: its row of the weight, and its bias."""
-        return (self.features + (self.bias is not None)) * self.weight.element_size()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole bank."""
-        return self.classes * self.row_bytes
-
-    def layer(self, classes: int) -> nn.Linear:
-        """A linear layer on the first rows: a contiguous view, nothing copied or initialised, no gradients.
-
-        Raises ValueError if the bank does not hold so many classes.
-        """
-        if not 1 <= classes <= self.classes:
-            raise ValueError(f"this bank holds 1 to {self.classes} classes, not {classes}")
-        layer = nn.Linear(self.features, classes, bias=self.bias is not None, device="meta")
-        layer.weight = nn.Parameter(self.weight[:classes], requires_grad=False)
-        if self.bias is not None:
-            layer.bias = nn.Parameter(self.bias[:classes], requires_grad=False)
-        return layer.eval()
-
-
-def _fill(rows: torch.Tensor, features: int, generator: torch.Generator) -> None:
-    filled = min(len(rows), _TILE_ROWS)
-    tile = torch.randn((filled, *rows.shape[1:]), generator=generator, dtype=torch.float32, device="cpu")
-    rows[:filled].copy_(tile / features**0.5)
-    while filled < len(rows):
-        step = min(filled, len(rows) - filled)
-        rows[filled : filled + step].copy_(rows[:step])
-        filled += step
-
-
-def at_class_count(module: nn.Module, top: TopLayer, layer: nn.Linear) -> nn.Module:
-    """The network with that layer on top; every other submodule, parameter and buffer is the module's own.
-
-    Only the modules on the way to the top layer are copied, and those shallowly, so that networks with several class
-    counts exist side by side at no cost. The module itself is not changed.
-
-    Raises ValueError if the layer takes another number of features.
-    """
-    if layer.in_features != top.features:
-        raise ValueError(f"the top layer takes {top.features} features, not {layer.in_features}")
-    if not top.path:
-        return layer
-    *way, last = top.path.split(".")
-    network = parent = _shallow(module)
-    for name in way:
-        child = _shallow(parent.get_submodule(name))
-        parent._modules[name] = child
-        parent = child
-    parent._modules[last] = layer
-    return network
-
-
-def _shallow(module: nn.Module) -> nn.Module:
-    twin = copy.copy(module)
-    twin._modules = dict(module._modules)
-    return twin

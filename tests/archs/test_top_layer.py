@@ -1,14 +1,12 @@
-import re
 from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
+from archs.heads import Head, TopLayer, UnsupportedNetwork
 from archs.registry import Network, UnknownNetwork, find, from_module
-from archs.top_layer import ClassBank, TopLayer, UnsupportedNetwork, at_class_count, inspect, locate
+from archs.top_layer import inspect, locate
 
 FEATURES = 6
 CLASSES = 5
@@ -27,14 +25,18 @@ class Then(nn.Module):
 
 
 class TwoHeads(nn.Module):
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        then: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda a, b: (a + b) / 2,
+        second: int = CLASSES,
+    ) -> None:
         super().__init__()
         self.head = nn.Linear(FEATURES, CLASSES)
-        self.head_dist = nn.Linear(FEATURES, CLASSES)
+        self.head_dist = nn.Linear(FEATURES, second)
+        self.then = then
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = (self.head(x) + self.head_dist(x)) / 2
-        return logits
+        return self.then(self.head(x), self.head_dist(x))
 
 
 class Tokens(nn.Module):
@@ -56,6 +58,18 @@ class Twice(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.fc(self.fc(x))
+        return logits
+
+
+class Shared(nn.Module):
+    """One head for two views of an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(FEATURES, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(x[:, 0]) + self.fc(x[:, 1])
         return logits
 
 
@@ -132,6 +146,66 @@ def test_locate_leaves_everything_as_it_was() -> None:
     assert not any(part._forward_hooks for part in module.modules())
 
 
+def conv_head(*after: nn.Module, kernel: int = 1, groups: int = 1) -> nn.Sequential:
+    """A convolution at 6 x 6 positions (after one of 3 x 3 on 8 x 8 pixels), and what is done with its output."""
+    return nn.Sequential(nn.Conv2d(3, CLASSES, 3), nn.Conv2d(CLASSES, CLASSES, kernel, groups=groups), *after)
+
+
+def pooled() -> tuple[nn.Module, nn.Module]:
+    return nn.AdaptiveAvgPool2d(1), nn.Flatten()
+
+
+SUPPORTED: list[tuple[Callable[[], nn.Module], tuple[int, ...], TopLayer]] = [
+    (
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 4, 3), *pooled(), nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 9, 1, bias=False)
+        ).append(nn.Flatten()),
+        (3, 8, 8),
+        TopLayer("4", 4, 9, bias=False, plain=False),
+    ),
+    (lambda: conv_head(*pooled()), (3, 8, 8), TopLayer("1", 5, 5, True, positions=36, plain=False)),
+    (lambda: conv_head(nn.ReLU(True), *pooled()), (3, 8, 8), TopLayer("1", 5, 5, True, positions=36, plain=False)),
+    (lambda: conv_head(nn.Flatten(), kernel=6), (3, 8, 8), TopLayer("1", 5 * 36, 5, True, plain=False)),
+    (
+        lambda: nn.Sequential(nn.Conv1d(2, 3, 1), nn.AdaptiveMaxPool1d(1), nn.Flatten()),
+        (2, 7),
+        TopLayer("0", 2, 3, True, positions=7, plain=False),
+    ),
+    (TwoHeads, (FEATURES,), TopLayer("head", 12, 5, True, further=(Head("head_dist", 6),), plain=False)),
+    (
+        lambda: TwoHeads(then=lambda a, b: torch.stack([a, b]).mean(0)),
+        (FEATURES,),
+        TopLayer("head", 12, 5, True, further=(Head("head_dist", 6),), plain=False),
+    ),
+    (
+        lambda: TwoHeads(then=lambda a, b: a[:, 0] + b.amax(1) / 2),
+        (3, FEATURES),
+        TopLayer("head", 12, 5, True, 3, further=(Head("head_dist", 6, 3),), plain=False),
+    ),
+    (lambda: Tokens(lambda y: y.mean(1)), (3, FEATURES), TopLayer("head", 6, 5, True, positions=3, plain=False)),
+    (lambda: Tokens(lambda y: y.max(1)[0]), (3, FEATURES), TopLayer("head", 6, 5, True, positions=3, plain=False)),
+    (lambda: Tokens(lambda y: y[:, 0]), (3, FEATURES), TopLayer("head", 6, 5, True, positions=3, plain=False)),
+    (lambda: Then(lambda y: y * 2), (FEATURES,), TopLayer("fc", 6, 5, True, plain=False)),
+    (lambda: Then(lambda y: y.mul_(2)), (FEATURES,), TopLayer("fc", 6, 5, True, plain=False)),
+    (Shared, (2, FEATURES), TopLayer("fc", 6, 5, True, positions=2, plain=False)),
+]
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize(("make", "shape", "top"), SUPPORTED)
+def test_heads_of_other_forms_are_found(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], top: TopLayer, device: str
+) -> None:
+    with torch.device(device):
+        assert locate(make(), shape) == top
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("make", [TwoHeads, lambda: Then(lambda y: y * 2)])
+def test_heads_are_found_in_any_dtype(make: Callable[[], nn.Module], dtype: torch.dtype) -> None:
+    assert not locate(make().to(dtype), (FEATURES,)).plain
+
+
 REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str]] = [
     (lambda: nn.Sequential(nn.Flatten()), (FEATURES,), "it has no linear layer"),
     (
@@ -139,22 +213,24 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str]] = [
             nn.Linear(FEATURES, 4), nn.ReLU(), nn.LayerNorm(4), nn.Unflatten(1, (2, 2)), nn.Flatten(1)
         ),
         (FEATURES,),
-        "the output of its linear layer '0' is changed",
+        "the output of its linear layer '0' is changed .*: one score depends on several rows",
     ),
     (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, CLASSES, 1), nn.Flatten()),
-        (3, 8, 8),
-        r"its output is made by a convolution \('2'\), not by a linear layer",
+        lambda: Tokens(lambda y: y),
+        (3, FEATURES),
+        r"shape \(2, 3, 5\) for 2 examples, not \(2, classes\); .* an encoder",
     ),
-    (TwoHeads, (FEATURES,), r"2 linear layers \('head', 'head_dist'\) are combined"),
-    (lambda: Tokens(lambda y: y.mean(1)), (3, FEATURES), "'head' is applied to every token"),
-    (lambda: Tokens(lambda y: y[:, 0]), (3, FEATURES), "'head' is applied to every token"),
-    (lambda: Tokens(lambda y: y), (3, FEATURES), r"shape \(2, 3, 5\) for 2 examples, not \(2, classes\)"),
+    (lambda: Tokens(lambda y: y.mean(2)), (5, FEATURES), "'head' is changed before .*depends on several rows"),
     (lambda: Then(lambda y: (y, y)), (FEATURES,), "it returns a tuple"),
     (lambda: Then(lambda y: {"logits": y}), (FEATURES,), "it returns a dict"),
-    (lambda: Then(lambda y: y * 2), (FEATURES,), "'fc' is changed before it is returned"),
-    (lambda: Then(lambda y: y.mul_(2)), (FEATURES,), "'fc' is changed before it is returned"),
-    (lambda: Then(lambda y: y.softmax(1)), (FEATURES,), "'fc' is changed before it is returned"),
+    (lambda: Then(lambda y: y.softmax(1)), (FEATURES,), "'fc' is changed before .*depends on several rows"),
+    (lambda: Then(lambda y: y - y.mean(1, True)), (FEATURES,), "'fc' is changed before .*depends on several rows"),
+    (lambda: Then(lambda y: y.flip(1)), (FEATURES,), "'fc' is changed before .*depends on several rows"),
+    (lambda: Then(lambda y: y * 0), (FEATURES,), "the output of its top layer 'fc' makes no difference to it"),
+    (lambda: Then(torch.relu), (FEATURES,), "'fc' is changed before it is returned; it may be an encoder"),
+    (lambda: Then(torch.sigmoid), (FEATURES,), "'fc' is changed before it is returned; it may be an encoder"),
+    (lambda: Then(torch.abs), (FEATURES,), "'fc' is changed before it is returned; it may be an encoder"),
+    (lambda: Tokens(lambda y: nn.functional.gelu(y).mean(1)), (99, FEATURES), "it may be an encoder"),
     (lambda: Then(lambda y: y.squeeze()), (FEATURES,), r"with 1 instead of 5 classes .* returns \(2,\), not \(2, 1\)"),
     (lambda: Then(lambda y: y[:, :5]), (FEATURES,), r"with 12 instead of 5 .* returns \(2, 5\), not \(2, 12\)"),
     (lambda: Then(lambda y: y[0]), (FEATURES,), r"shape \(5,\)"),
@@ -173,6 +249,28 @@ REFUSED: list[tuple[Callable[[], nn.Module], tuple[int, ...], str]] = [
         "raised RuntimeError",
     ),
     (lambda: nn.GRU(FEATURES, CLASSES), (FEATURES,), "it returns a tuple"),
+    # Two heads that cannot be combined: one without a row a class; one score of a row of each class.
+    (
+        lambda: TwoHeads(second=1),
+        (FEATURES,),
+        r"made by 'head' \(5 outputs\) together with 'head_dist' \(1 outputs\), which has no row for each class",
+    ),
+    (
+        lambda: TwoHeads(then=lambda a, b: a * b.softmax(1)),
+        (FEATURES,),
+        r"2 layers \('head', 'head_dist'\) are combined so that one score depends on several rows of one",
+    ),
+    (lambda: TwoHeads(then=torch.mul), (FEATURES,), "'head' is changed before it is returned"),
+    # Convolutions that are no heads.
+    (lambda: conv_head(*pooled(), kernel=3), (3, 8, 8), "'1' is a convolution of 3 x 3 at 16 positions; .* an encoder"),
+    (lambda: conv_head(*pooled(), groups=5), (3, 8, 8), "'1' is a convolution in 5 groups"),
+    (lambda: conv_head(nn.Flatten()), (3, 8, 8), "no linear layer makes its output"),
+    (lambda: conv_head(nn.Softmax(1), *pooled()), (3, 8, 8), "its convolution '1' is changed before .*several rows"),
+    (
+        lambda: conv_head(nn.BatchNorm2d(CLASSES), nn.ReLU(), *pooled()),
+        (3, 8, 8),
+        "with 1 instead of 5 classes in its top layer '1', .*; it may be an encoder without a classifier",
+    ),
 ]
 
 
@@ -214,19 +312,62 @@ def test_inspect_finds_the_papers_top_layers(name: str, path: str, features: int
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"),
+    ("name", "top"),
     [
-        ("torchvision/squeezenet1_0", "torchvision/squeezenet1_0: its output is made by a convolution"),
-        ("timm/dla34", r"convolution \('fc'\)"),
-        ("timm/deit_tiny_distilled_patch16_224", r"2 linear layers \('head', 'head_dist'\)"),
-        ("timm/volo_d1_224", "are combined into the logits"),
-        ("timm/resnet50_clip", "applied to every token"),
+        ("torchvision/squeezenet1_0", TopLayer("classifier.1", 512, 1000, True, positions=169, plain=False)),
+        ("timm/dla34", TopLayer("fc", 512, 1000, True, plain=False)),
+        (
+            "timm/deit_tiny_distilled_patch16_224",
+            TopLayer("head", 384, 1000, True, further=(Head("head_dist", 192),), plain=False),
+        ),
+        (
+            "timm/crossvit_tiny_240",
+            TopLayer("head.0", 288, 1000, True, further=(Head("head.1", 192),), plain=False),
+        ),
+        (
+            "timm/volo_d1_224",
+            TopLayer("head", 768, 1000, True, further=(Head("aux_head", 384, positions=196),), plain=False),
+        ),
+        ("torchvision/regnet_x_400mf", TopLayer("fc", 400, 1000, True)),
     ],
 )
-def test_inspect_names_the_network_it_refuses(name: str, reason: str) -> None:
-    with pytest.raises(UnsupportedNetwork, match=f"^{re.escape(name)}: ") as caught:
-        inspect(find(name))
-    assert re.search(reason, str(caught.value))
+def test_inspect_finds_heads_of_other_forms(name: str, top: TopLayer) -> None:
+    assert inspect(find(name)).top == top
+
+
+def test_inspect_names_the_network_it_refuses() -> None:
+    with pytest.raises(UnsupportedNetwork, match=r"^mine: it returns a tuple"):
+        inspect(Network("mine", (FEATURES,), lambda: Then(lambda y: (y, y)).eval()))
+
+
+def test_every_head_is_left_out_of_the_backbone() -> None:
+    # SqueezeNet 1.0 has 1,248,424 parameters by torchvision's own count; the top layer 512 x 1,000 + 1,000 of them.
+    assert inspect(find("torchvision/squeezenet1_0")).backbone_parameters == 1_248_424 - 513_000
+    module = nn.Sequential(nn.Linear(2, FEATURES), TwoHeads())
+    assert inspect(from_module(module, (2,))).backbone_parameters == 2 * FEATURES + FEATURES
+
+
+def test_a_network_that_reads_values_while_it_is_built_allocates_no_parameters() -> None:
+    places: list[str] = []
+
+    def build() -> nn.Module:
+        module = nn.Linear(FEATURES, int(torch.tensor(CLASSES)))
+        module.again = nn.Linear(FEATURES, CLASSES)  # type: ignore[assignment]
+        module.again.weight = module.weight
+        places.append(module.weight.device.type)
+        assert module.again.weight is module.weight
+        return module
+
+    assert inspect(Network("mine", (FEATURES,), build)).top.classes == CLASSES
+    assert places == ["meta"]
+    assert nn.Linear(1, 1).weight.device.type == "cpu"  # the hook is gone
+
+
+def test_numbers_too_many_to_follow_are_one_line() -> None:
+    with torch.device("meta"):
+        module = conv_head(*pooled())
+    with pytest.raises(UnsupportedNetwork, match=r"'1' gives 10,\d{3},.* use a smaller input$"):
+        locate(module, (3, 2**15, 2**15))
 
 
 def test_inspect_builds_for_real_what_meta_cannot() -> None:
@@ -281,125 +422,3 @@ def test_inspect_passes_on_what_a_factory_raised() -> None:
 
     with pytest.raises(UnknownNetwork, match=r"^factory 'a:b' raised"):
         inspect(Network("a:b", (3,), build))
-
-
-@given(rows=st.integers(1, 5000), features=st.integers(1, 9), data=st.data())
-def test_layers_are_contiguous_views_of_one_bank(rows: int, features: int, data: st.DataObject) -> None:
-    bank = ClassBank(features, rows)
-    count = data.draw(st.integers(1, rows))
-    layer = bank.layer(count)
-    assert layer.weight.shape == (count, features)
-    assert layer.weight.is_contiguous()
-    assert layer.weight.data_ptr() == bank.weight.data_ptr()
-    assert layer.bias.data_ptr() == bank.bias.data_ptr()  # type: ignore[union-attr]
-    assert not layer.weight.requires_grad
-    assert not layer.training
-    assert torch.equal(layer.weight, bank.weight[:count])
-
-
-@given(rows=st.integers(1, 5000))
-def test_every_row_is_written(rows: int) -> None:
-    bank = ClassBank(3, rows)
-    repeated = bank.weight[torch.arange(rows) % 1024]
-    assert torch.equal(bank.weight, repeated)
-    assert (bank.weight != 0).all()
-    assert bank.bias is not None
-    assert (bank.bias != 0).all()
-
-
-def test_bank_has_the_scale_of_a_linear_layer() -> None:
-    weight = ClassBank(400, 3000).weight
-    assert weight.std().item() == pytest.approx(1 / 20, rel=0.01)
-    assert weight.mean().item() == pytest.approx(0, abs=0.001)
-
-
-def test_bank_depends_on_its_seed_alone() -> None:
-    assert torch.equal(ClassBank(4, 10).weight, ClassBank(4, 10).weight)
-    assert not torch.equal(ClassBank(4, 10).weight, ClassBank(4, 10, seed=1).weight)
-    assert torch.equal(ClassBank(4, 10, dtype=torch.float16).weight, ClassBank(4, 10).weight.half())
-
-
-@pytest.mark.parametrize(("bias", "row"), [(True, 202), (False, 200)])
-def test_bank_knows_its_bytes(bias: bool, row: int) -> None:
-    bank = ClassBank(100, 7, bias=bias, dtype=torch.bfloat16, device="meta")
-    assert bank.row_bytes == row
-    assert bank.nbytes == 7 * row
-    held = bank.weight.nbytes + (bank.bias.nbytes if bank.bias is not None else 0)
-    assert held == bank.nbytes
-    assert (bank.layer(3).bias is not None) == bias
-
-
-@pytest.mark.parametrize("count", [0, -1, 11])
-def test_bank_refuses_counts_it_does_not_hold(count: int) -> None:
-    with pytest.raises(ValueError, match=f"1 to 10 classes, not {count}"):
-        ClassBank(4, 10).layer(count)
-
-
-@pytest.mark.parametrize(("features", "classes"), [(0, 1), (1, 0), (-1, 3)])
-def test_empty_bank_is_refused(features: int, classes: int) -> None:
-    with pytest.raises(ValueError, match="empty"):
-        ClassBank(features, classes)
-
-
-def test_single_logit_is_its_column_of_all_logits() -> None:
-    module = small_cnn().double()
-    module.eval()
-    top = locate(module, (3, 8, 8))
-    bank = ClassBank(top.features, 3000, dtype=torch.float64)
-    inputs = torch.randn(4, 3, 8, 8, dtype=torch.float64)
-    with torch.no_grad():
-        logits = {count: at_class_count(module, top, bank.layer(count))(inputs) for count in (1, 2, 100, 3000)}
-        features = module[:5](inputs)
-        for part in list(module[5].children())[:3]:
-            features = part(features)
-    for count, values in logits.items():
-        assert values.shape == (4, count)
-        expected = features @ bank.weight[:count].T + bank.bias[:count]  # type: ignore[index]
-        torch.testing.assert_close(values, expected, rtol=1e-12, atol=1e-12)
-
-
-def test_networks_with_several_counts_exist_side_by_side() -> None:
-    module = small_cnn()
-    module.eval()
-    own = module.get_submodule("5.3")
-    before = dict(module.named_modules())
-    top = locate(module, (3, 8, 8))
-    bank = ClassBank(FEATURES, 9)
-    one, nine = (at_class_count(module, top, bank.layer(count)) for count in (1, 9))
-    inputs = torch.randn(2, 3, 8, 8)
-    assert [tuple(network(inputs).shape) for network in (one, nine, module)] == [(2, 1), (2, 9), (2, CLASSES)]
-    assert dict(module.named_modules()) == before
-    assert module.get_submodule("5.3") is own
-    shared = {id(parameter) for name, parameter in module.named_parameters() if not name.startswith("5.3.")}
-    for network in (one, nine):
-        assert {id(p) for n, p in network.named_parameters() if not n.startswith("5.3.")} == shared
-        assert network.get_buffer("1.running_mean") is module.get_buffer("1.running_mean")
-
-
-def test_each_count_can_be_compiled() -> None:
-    module = nn.Sequential(nn.Linear(3, FEATURES), nn.ReLU(), nn.Linear(FEATURES, CLASSES)).eval()
-    top = TopLayer("2", FEATURES, CLASSES, bias=True)
-    bank = ClassBank(FEATURES, 9)
-    inputs = torch.randn(2, 3)
-    with torch.no_grad():
-        for count in (1, 9):
-            network = at_class_count(module, top, bank.layer(count))
-            compiled = torch.compile(network, backend="eager", fullgraph=True, dynamic=False)
-            assert torch.equal(compiled(inputs), network(inputs))
-
-
-def test_a_linear_layer_is_its_own_top_layer() -> None:
-    module = nn.Linear(FEATURES, CLASSES)
-    layer = ClassBank(FEATURES, 3).layer(2)
-    assert at_class_count(module, TopLayer("", FEATURES, CLASSES, True), layer) is layer
-
-
-def test_a_layer_of_another_width_is_refused() -> None:
-    with pytest.raises(ValueError, match="takes 6 features, not 7"):
-        at_class_count(small_cnn(), TopLayer("5.3", FEATURES, CLASSES, True), ClassBank(7, 1).layer(1))
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_bank_is_the_same_on_a_gpu() -> None:
-    assert torch.equal(ClassBank(16, 3000, device="cuda").weight.cpu(), ClassBank(16, 3000).weight)
