@@ -33,7 +33,12 @@ LONGEST_NAME = 80
 UNNAMED_KIND = "speed"
 
 #: Kind of a run -> the command that makes it and goes on with it.
-COMMANDS = {"speed": "python -m bench", "accuracy": "python -m bench accuracy", "paper": "python -m bench paper"}
+COMMANDS = {
+    "speed": "python -m bench",
+    "accuracy": "python -m bench accuracy",
+    "paper": "python -m bench paper",
+    "single": "python -m bench single",
+}
 
 RunStatus = Literal["running", "complete", "incomplete", "interrupted"]
 
@@ -96,6 +101,8 @@ class FolderWriter(Generic[M]):
     """
 
     FILES: ClassVar[tuple[str, ...]]
+    #: Files that only some runs have: made when the first line of one is appended.
+    OPTIONAL_FILES: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, path: Path, manifest: M) -> None:
         self.path = path
@@ -104,8 +111,8 @@ class FolderWriter(Generic[M]):
         self._files: dict[str, BinaryIO] = {}
         self._synced = time.monotonic()
         try:
-            for name in self.FILES:
-                self._files[name] = open(path / name, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+            for name in (*self.FILES, *(name for name in self.OPTIONAL_FILES if (path / name).exists())):
+                self._open(name)
         except OSError:
             self.close()
             raise
@@ -168,8 +175,11 @@ class FolderWriter(Generic[M]):
 
     def append_to(self, name: str, records: Iterable[Record]) -> None:
         """Append one line a record in a single write; on failure nothing of it stays behind."""
-        file = self._files[name]
         lines = "".join(record.model_dump_json(exclude_defaults=True) + "\n" for record in records).encode()
+        try:
+            file = self._files[name] if name in self._files else self._open(name)
+        except OSError as error:
+            raise RunNotWritten(f"cannot write {self.path / name}: {_why(error)}") from error
         end = file.seek(0, io.SEEK_END)
         try:
             written = 0
@@ -182,6 +192,12 @@ class FolderWriter(Generic[M]):
             with contextlib.suppress(OSError):
                 file.truncate(end)
             raise RunNotWritten(f"cannot write {self.path / name}: {_why(error)}") from error
+
+    def _open(self, name: str) -> BinaryIO:
+        if self._lock is None:
+            raise ValueError(f"{self.path} is closed")  # without its lock another process may be writing it
+        self._files[name] = file = open(self.path / name, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        return file
 
     def replace(self, manifest: M) -> None:
         """Replace run.json as a whole: written beside it, synced, renamed over it."""

@@ -3,7 +3,8 @@
 results/2026-11-23T09-15-02-resnet50/
     run.json         what was measured, on what, and how it ended: replaced as a whole, never half-written
     samples.jsonl    one line a pass, appended between rounds, synced at most once a second
-    table3.csv ...   drawn from the two above, and can be drawn again
+    energy.jsonl     one line a window of energy, where --energy was asked for (bench.speed.energy)
+    table3.csv ...   drawn from those above, and can be drawn again
 """
 
 from collections import Counter
@@ -17,6 +18,8 @@ from pydantic import Field
 from bench.errors import UsageError
 from bench.folder import FolderWriter, Notice, Record, RunManifest, read_lines, read_manifest
 from bench.machine.fingerprint import Machine
+from bench.speed.energy import FILE as ENERGY_FILE
+from bench.speed.energy import Window, load_windows
 from bench.speed.settings import Protocol, Setting
 
 #: Raised when the meaning of a field changes; older versions are read, newer ones refused.
@@ -90,6 +93,9 @@ class Process(Record):
     throttled_by: tuple[str, ...] = Field((), description="reasons for lower clocks that NVML counted while timing")
     operations_per_s: float | None = Field(None, description="calibrated rate of the prediction")
     bytes_per_s: float | None = Field(None, description="calibrated rate of the prediction")
+    fresh_bytes_per_s: float | None = Field(
+        None, description="the same, of memory that the system hands out, beyond writing it; none if it costs nothing"
+    )
     inside_passes: float | None = Field(
         None, description="share of the time between the first and the last timed round"
     )
@@ -117,13 +123,15 @@ class Manifest(RunManifest):
 class Run:
     """A run in memory: a manifest and its samples, in the order they were taken.
 
-    `notices` holds what was noticed while reading (a torn last line), beside the manifest's own.
+    `notices` holds what was noticed while reading (a torn last line), beside the manifest's own; `windows` what was
+    measured of energy, if that was asked for.
     """
 
     manifest: Manifest
     samples: Sequence[Sample]
     path: Path | None = None
     notices: tuple[Notice, ...] = ()
+    windows: Sequence[Window] = ()
 
 
 def complete_rounds(samples: Iterable[Sample]) -> list[Sample]:
@@ -141,6 +149,7 @@ class RunWriter(FolderWriter[Manifest]):
     """The one writer of a speed run."""
 
     FILES: ClassVar[tuple[str, ...]] = ("samples.jsonl",)
+    OPTIONAL_FILES: ClassVar[tuple[str, ...]] = (ENERGY_FILE,)
 
     @classmethod
     def reopen(cls, path: Path) -> tuple["RunWriter", Run]:
@@ -150,6 +159,10 @@ class RunWriter(FolderWriter[Manifest]):
     def append(self, samples: Iterable[Sample]) -> None:
         """Append one line a sample in a single write; on failure nothing of it stays behind."""
         self.append_to("samples.jsonl", samples)
+
+    def append_window(self, window: Window) -> None:
+        """Append one window of energy; the first one makes the file."""
+        self.append_to(ENERGY_FILE, [window])
 
 
 def load_run(path: Path) -> Run:
@@ -163,4 +176,8 @@ def load_run(path: Path) -> Run:
     for sample in samples:
         if sample.setting >= len(manifest.settings):
             raise UsageError(f"{path / 'samples.jsonl'}: a sample names setting {sample.setting}, run.json has fewer")
-    return Run(manifest, complete_rounds(samples), path, tuple(notices))
+    windows, torn = load_windows(path)
+    for window in windows:
+        if window.setting >= len(manifest.settings):
+            raise UsageError(f"{path / ENERGY_FILE}: a window names setting {window.setting}, run.json has fewer")
+    return Run(manifest, complete_rounds(samples), path, (*notices, *torn), windows)

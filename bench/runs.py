@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bench.errors import UsageError
-from bench.folder import kind_in, read_content
+from bench.folder import COMMANDS, kind_in, read_content
 
 if TYPE_CHECKING:
     from bench.accuracy.run import AccuracyRun
@@ -16,6 +16,10 @@ Kind = Literal["speed", "accuracy"]
 def kind_of(path: Path) -> Kind:
     """What a run measured. Raises UsageError if the folder holds no run, or one of an unknown kind."""
     kind = kind_in(read_content(path))
+    if kind == "single":
+        raise UsageError(
+            f"{path / 'run.json'}: a run of {COMMANDS[kind]}, which is shown alone: python -m reports {path}"
+        )
     if kind not in ("speed", "accuracy"):
         raise UsageError(f"{path / 'run.json'}: a run of kind {kind!r}, where speed and accuracy are known")
     return "speed" if kind == "speed" else "accuracy"
@@ -24,6 +28,11 @@ def kind_of(path: Path) -> Kind:
 def is_of_the_paper(path: Path) -> bool:
     """Whether a folder holds a run of the whole paper, whose parts are runs. Raises UsageError if it holds no run."""
     return bool(kind_in(read_content(path)) == "paper")
+
+
+def is_of_a_single_logit(path: Path) -> bool:
+    """Whether a folder holds a run of `python -m bench single`. Raises UsageError if it holds no run."""
+    return bool(kind_in(read_content(path)) == "single")
 
 
 def load_any(path: Path) -> "Run | AccuracyRun":

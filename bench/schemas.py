@@ -16,6 +16,9 @@ from bench.accuracy.records import DatasetFacts, Evaluation, Training
 from bench.accuracy.records import Manifest as AccuracyManifest
 from bench.accuracy.rows import Table1Row
 from bench.accuracy.settings import Member, Recipe
+from bench.deploy.records import DeploymentManifest
+from bench.deploy.records import Sample as DeploymentSample
+from bench.deploy.rows import DeploymentRow
 from bench.folder import RunStatus, write_atomically
 from bench.history.snapshot import Circumstances, Estimate, Measurement, OtherMachine, Place, Snapshot, Work
 from bench.history.store import Baseline
@@ -24,6 +27,10 @@ from bench.machine.fingerprint import Machine
 from bench.paper.claims import Claim
 from bench.paper.record import PaperManifest, PartRecord
 from bench.run import SCHEMA_VERSION, Manifest, Sample, Status
+from bench.speed.device_rates import DeviceRates
+from bench.speed.energy import Window
+from bench.speed.energy_rows import EnergyRow
+from bench.speed.model_sources import PredictedRow, RatesAre, SingleIs
 from bench.speed.rows import Row
 from bench.speed.settings import Setting
 
@@ -49,6 +56,7 @@ class RowsObject(_Closed):
     schema_: Literal["slc-bench/rows/1"] = Field(alias="schema")
     run: RunSummary
     rows: list[Row]
+    energy: list[EnergyRow] = Field([], description="with --energy alone; `setting` counts the run's settings from 0")
 
 
 class OutlookSummary(_Closed):
@@ -74,6 +82,62 @@ class OutlookObject(_Closed):
     schema_: Literal["slc-bench/outlook/1"] = Field(alias="schema")
     run: OutlookSummary
     rows: list[OutlookRow]
+
+
+class SingleObject(_Closed):
+    """What single --json prints: one object, and nothing else on standard output; a row is a line of the table."""
+
+    schema_: Literal["slc-bench/single/1"] = Field(alias="schema")
+    run: RunSummary
+    rows: list[DeploymentRow]
+
+
+class PredictionModel(_Closed):
+    """What a network's predictions rest on; times are seconds an example."""
+
+    arch: str
+    rates: RatesAre
+    single: SingleIs = Field(description="where the time at one class is from")
+    single_s: float
+    operations_per_s: float
+    bytes_per_s: float
+    fresh_bytes_per_s: float | None = Field(description="of memory that the system hands out (CPU); none: no cost")
+    slowdown: float = Field(description="median / least time of the single logit; multiplies what is added")
+    largest_measured: int | None
+    break_even: dict[str, int | None] = Field(description="speedup -> least class count; none beyond 2**40")
+
+
+class PaperStep(_Closed):
+    """The last step of the paper's Table 3 beside the line through its smaller counts; seconds an example."""
+
+    arch: str
+    single_s: float = Field(description="at one class")
+    from_s: float = Field(description="at 2**18")
+    to_s: float = Field(description="at 2**18.5")
+    step_s: float = Field(description="to_s - from_s")
+    line_step_s: float = Field(description="the same step on the line through one class and 2**18")
+    step_here_s: float = Field(description="the same step as predicted for this device")
+
+
+class PredictionSummary(_Closed):
+    """The runs predicted from, and how far they are off; added_ratio: measured / predicted, of what is added."""
+
+    paths: list[str]
+    judged_points: int = Field(description="measured points from 2**16 classes on")
+    judged_within_10_percent: int
+    added_ratio_low: float | None
+    added_ratio_high: float | None
+    added_ratio_points: int
+    models: list[PredictionModel]
+    paper: list[PaperStep]
+
+
+class PredictionsObject(_Closed):
+    """What predict --json prints: one object, and nothing else on standard output; a row is a class count."""
+
+    schema_: Literal["slc-bench/predictions/1"] = Field(alias="schema")
+    run: PredictionSummary
+    rows: list[PredictedRow]
 
 
 class AccuracyRowsObject(_Closed):
@@ -259,8 +323,14 @@ class ComparisonObject(_Closed):
 _MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "run.schema.json": (Manifest, "run.json of slc-bench"),
     "sample.schema.json": (Sample, "a line of samples.jsonl of slc-bench"),
+    "energy.schema.json": (Window, "a line of energy.jsonl of slc-bench"),
     "rows.schema.json": (RowsObject, "what python -m bench --json prints"),
     "outlook.schema.json": (OutlookObject, "what python -m bench --dry-run --json prints"),
+    "rates.schema.json": (DeviceRates, "a file of device rates of slc-bench"),
+    "predictions.schema.json": (PredictionsObject, "what python -m bench predict --json prints"),
+    "single-run.schema.json": (DeploymentManifest, "run.json of python -m bench single"),
+    "single-sample.schema.json": (DeploymentSample, "a line of samples.jsonl of python -m bench single"),
+    "single.schema.json": (SingleObject, "what python -m bench single --json prints"),
     "accuracy-run.schema.json": (AccuracyManifest, "run.json of an accuracy run of slc-bench"),
     "training.schema.json": (Training, "a line of trainings.jsonl of slc-bench"),
     "evaluation.schema.json": (Evaluation, "a line of evaluations.jsonl of slc-bench"),

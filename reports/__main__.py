@@ -44,7 +44,8 @@ def draw(
     """Draw tables and figures again from what runs have on disk, one run or several together.
 
     Of speed runs Table 3 and Fig. 1, of accuracy runs Tables 1 and 2, Fig. 2 and learning curves, of a run of the whole
-    paper all of these and its claims.
+    paper all of these and its claims. Of a speed and an accuracy run with rivals (--top-layer) their table, too; of a
+    run of `bench single` its table, which is written nowhere.
     Prints the table, and what was measured beside what the paper published.
 
     With --html, a page that holds all of it with every sample and the history, and opens without a network.
@@ -129,10 +130,13 @@ def _runs_of(path: Path) -> "list[Run | AccuracyRun]":
 
 
 def _draw(folders: list[Path], output: Path | None) -> None:
-    from bench.runs import is_of_the_paper
+    from bench.runs import is_of_a_single_logit, is_of_the_paper
 
     if len(folders) > 1 and output is None:
         raise UsageError("several runs together belong to none of their folders; say where to write with --output DIR")
+    if any(is_of_a_single_logit(path) for path in folders):
+        _show_single(folders, output)
+        return
     folder = folders[0] if output is None else output
     if any(is_of_the_paper(path) for path in folders):
         if len(folders) > 1:
@@ -147,10 +151,26 @@ def _draw(folders: list[Path], output: Path | None) -> None:
             shows.append(_write_speed(speed, folder))
         if accuracy:
             shows.append(_write_accuracy(accuracy, folder))
+        if speed and accuracy:
+            shows.append(_write_rivals(speed, accuracy, folder))
     except OSError as error:
         raise _not_writable(folder, error) from None
     for show in shows:
         show()
+
+
+def _show_single(folders: Sequence[Path], output: Path | None) -> None:
+    """Print the table of a run of `bench single` again."""
+    from bench.deploy.records import load
+    from bench.deploy.rows import rows
+    from reports.single import print_deployment
+
+    if len(folders) > 1 or output is not None:
+        raise UsageError(
+            "a run of python -m bench single is shown alone and written nowhere: name it, without --output"
+        )
+    run = load(folders[0])
+    print_deployment(run, rows(run), sys.stdout)
 
 
 def _draw_paper(path: Path, folder: Path) -> None:
@@ -194,6 +214,7 @@ def _write_speed(runs: "list[Run]", folder: Path) -> Callable[[], None]:
             # A view for each, as each has its own heading and warnings.
             view = terminal.QuietView(sys.stdout)
             view.finish(each.run, each.rows, each.notices, each.break_evens, paths if each is found[-1] else ())
+            terminal.print_lines(each.energy.lines)
         header, lines = tables.beside_published_cells([series for each in found for series in each.series])
         if lines:
             terminal.print_beside(header, lines)
@@ -213,6 +234,29 @@ def _write_accuracy(runs: "list[AccuracyRun]", folder: Path) -> Callable[[], Non
             view = terminal.QuietView(sys.stdout)
             view.finish(each.run, each.rows, each.notices, paths if each is found[-1] else ())
         terminal.print_beside([row for each in found for row in each.rows])
+
+    return show
+
+
+def _write_rivals(speed: "Sequence[Run]", accuracy: "Sequence[AccuracyRun]", folder: Path) -> Callable[[], None]:
+    """Write the table of rivals, where times and 1-AUPRC of such are at hand; what shows it. Raises OSError."""
+    from reports import rivals, terminal
+
+    timed = [run for run in speed if rivals.has_rivals(run)]
+    if not timed:
+        return lambda: None
+    if len(timed) > 1 or len(accuracy) > 1:
+        reason = "the table of rivals is of one speed run and one accuracy run; name one of each for it"
+        return lambda: terminal.print_lines([reason])
+    table = rivals.rivals_table(timed[0], accuracy[0])
+    paths = rivals.write_rivals(folder, table)
+
+    def show() -> None:
+        console = terminal.console_for(sys.stdout)
+        console.print()
+        rivals.print_rivals(table, console)
+        names = ", ".join(path.name for path in paths)
+        console.print(f"\nwritten to {folder}: {names}", soft_wrap=True)
 
     return show
 

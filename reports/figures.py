@@ -235,11 +235,11 @@ def _draw_series(axis: Axes, series: Series, look: Look, last: int, ends: list[t
         _flat(axis, single, series.control, look, last)
     _rising(axis, rows, single, look)
     predicted = [(row.classes, row.predicted_s) for row in series.points if row.predicted_s is not None]
-    if predicted and predicted[0][0] > 1 and single is not None and single.median_s is not None:
-        predicted.insert(0, (1, single.median_s))  # a prediction starts from the time measured at one class
+    if predicted and single is not None and single.median_s is not None and predicted[0][0] > single.classes:
+        predicted.insert(0, (single.classes, single.median_s))  # a prediction starts from the time measured there
     _line(axis, predicted, color=look.predicted_colour, linestyle=(0, (4, 2)), linewidth=0.9, zorder=3.8)
     highest = rows[-1]
-    if highest.classes == 1 or highest.speedup is None or highest.median_s is None:
+    if highest.is_reference or highest.speedup is None or highest.median_s is None:
         return
     time, text = 1e3 * highest.median_s, f"×{wording.speedup(highest.speedup)}"
     if highest.classes == last:
@@ -280,7 +280,7 @@ def _interval_times(rows: Sequence[Row], single: Row | None) -> dict[int, tuple[
     return {
         row.classes: (single.median_s * low, single.median_s * high)
         for row in rows
-        for low, high in [(1.0, 1.0) if row.classes == 1 else (row.speedup_low, row.speedup_high)]
+        for low, high in [(1.0, 1.0) if row.is_reference else (row.speedup_low, row.speedup_high)]
         if low is not None and high is not None
     }
 

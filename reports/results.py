@@ -1,7 +1,12 @@
-"""What a run leaves beside its samples: table3.csv, .md and .tex, fig1.png and .svg."""
+"""What a run leaves beside its samples: Table 3 and Fig. 1; Fig. 3 and energy where there are such.
+
+table3.csv .md .tex, fig1.png .svg      always
+fig3.png .svg .pdf, surface.csv         with two batch sizes or more (reports.surface)
+energy.csv .md                          with --energy (reports.energy)
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.folder import Notice, write_atomically
@@ -9,7 +14,9 @@ from bench.run import Run
 from bench.speed import rows as estimates
 from bench.speed.notices import all_notices
 from bench.speed.rows import BreakEven, Row
+from reports import energy as joules
 from reports import figures, tables
+from reports.energy import Energy
 from reports.series import Series, series_of
 
 FILES = ("table3.csv", "table3.md", "table3.tex", "fig1.png", "fig1.svg")
@@ -23,6 +30,7 @@ class Result:
     rows: Sequence[Row]
     break_evens: Sequence[BreakEven] = ()
     notices: Sequence[Notice] = ()
+    energy: Energy = field(default_factory=lambda: Energy(()))
 
     @classmethod
     def of(cls, run: Run) -> "Result":
@@ -34,7 +42,8 @@ class Result:
         compared = {each.setting for each in series_of(run, rows) if each.is_compared}
         settings = run.manifest.settings
         break_evens = [each for each in estimates.break_evens(run) if settings[each.setting] in compared]
-        return cls(run, rows, break_evens, all_notices(run))
+        energy = Energy.of(run)
+        return cls(run, rows, break_evens, [*all_notices(run), *energy.notices], energy)
 
     @property
     def series(self) -> list[Series]:
@@ -43,7 +52,7 @@ class Result:
 
 
 def write_all(folder: Path, run: Run) -> list[Path]:
-    """Write the tables and figures of one run, estimated from its samples; their paths in the order of FILES.
+    """Write the tables and figures of one run, estimated from its samples; their paths, those of FILES first.
 
     Raises ValueError if there is no row to write, and OSError; a file is then as it was, or complete.
     """
@@ -53,7 +62,8 @@ def write_all(folder: Path, run: Run) -> list[Path]:
 def write_together(folder: Path, results: Sequence[Result]) -> list[Path]:
     """Write the same for results at hand; several runs share each table, and their series the figure.
 
-    The CSV of several has a first column more, `run`.
+    The CSV of several has a first column more, `run`. Returns the paths of FILES, and of Fig. 3 and energy where a run
+    has them.
 
     Raises ValueError if there is no row to write, and OSError; a file is then as it was, or complete.
     """
@@ -66,7 +76,20 @@ def write_together(folder: Path, results: Sequence[Result]) -> list[Path]:
     write_atomically(markdown, markdown_of(results))
     write_atomically(latex, tables.latex_of(series))
     figures.save(figures.draw(series, note=figures.note([result.run.manifest for result in results])), png, svg)
-    return paths
+    return [
+        *paths,
+        *_surface(folder, results),
+        *joules.write(folder, [each.energy for each in results], _names(results)),
+    ]
+
+
+def _surface(folder: Path, results: Sequence[Result]) -> list[Path]:
+    """Fig. 3 of the runs with two batch sizes or more, and the paths; drawn by a module that others need not load."""
+    if all(len({setting.batch_size for setting in result.run.manifest.settings}) < 2 for result in results):
+        return []
+    from reports import surface
+
+    return surface.draw_surfaces(folder, [(result.run, result.rows) for result in results], _names(results))
 
 
 def markdown_of(results: Sequence[Result]) -> str:
@@ -86,6 +109,11 @@ def _runs_of_rows(results: Sequence[Result]) -> list[str]:
 
     Empty for a single result, whose rows need none.
     """
+    return [name for name, result in zip(_names(results), results, strict=False) for _ in result.rows]
+
+
+def _names(results: Sequence[Result]) -> list[str]:
+    """What tells several runs apart; empty for a single one."""
     if len(results) == 1:
         return []
     folders = [result.run.path for result in results]
@@ -95,4 +123,4 @@ def _runs_of_rows(results: Sequence[Result]) -> list[str]:
     ]
     if len(set(names)) < len(names):
         names = [name if path is None else str(path) for path, name in zip(folders, names, strict=True)]
-    return [name for name, result in zip(names, results, strict=True) for _ in result.rows]
+    return names

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.run import Manifest, Run
-from bench.speed.rows import Row
+from bench.speed.rows import MODES, Row
 from bench.speed.settings import Setting
 from reports import wording
 
@@ -29,8 +29,8 @@ class Series:
 
     @property
     def single(self) -> Row | None:
-        """The point of the single logit."""
-        return next((row for row in self.points if row.classes == 1), None)
+        """The point of the single logit, or of the several asked for at a time."""
+        return next((row for row in self.points if row.is_reference), None)
 
     @property
     def control(self) -> Row | None:
@@ -40,7 +40,12 @@ class Series:
     @property
     def is_compared(self) -> bool:
         """Whether any count was measured beside the single logit."""
-        return any(row.speedup is not None for row in self.points if row.classes > 1)
+        return any(row.speedup is not None for row in self.points if not row.is_reference)
+
+    @property
+    def is_against_all(self) -> bool:
+        """Whether its speedups are those of one logit over all logits: no rival, no subset."""
+        return all(row.top_layer == "full" and row.subset == 1 for row in self.rows)
 
 
 def split(rows: Sequence[Row]) -> list[Series]:
@@ -64,8 +69,12 @@ def _continues(group: Sequence[Row], row: Row) -> bool:
     return all(other.classes < row.classes for other in group if other.kind == "point")
 
 
-def _key(row: Row) -> tuple[str, str, str, int, str, str]:
-    return row.arch, row.device, row.dtype, row.batch_size, row.compile, row.order
+#: What tells the settings of one run apart, as rows and settings alike know it.
+_IDENTITY = ("arch", "device", "dtype", "batch_size", "compile", "order", *MODES)
+
+
+def _key(known: Row | Setting) -> tuple[object, ...]:
+    return tuple(getattr(known, name) for name in _IDENTITY)
 
 
 def series_of(run: Run, rows: Sequence[Row]) -> list[Series]:
@@ -74,10 +83,7 @@ def series_of(run: Run, rows: Sequence[Row]) -> list[Series]:
     A setting without rows yet is passed over; those of one run always differ in something a row knows.
     """
     manifest = run.manifest
-    settings: dict[tuple[str, str, str, int, str, str], Setting] = {
-        (each.arch, each.device, each.dtype, each.batch_size, each.compile, each.order): each
-        for each in manifest.settings
-    }
+    settings = {_key(each): each for each in manifest.settings}
     return [Series(each.rows, settings.get(_key(each.rows[0])), manifest) for each in split(rows)]
 
 

@@ -152,8 +152,8 @@ def _latex_line(row: Row) -> str:
 def _latex_classes(row: Row) -> str:
     if row.kind == "control":
         return f"{row.classes} (control)"
-    if row.classes == 1:
-        return "1 (SLC)"
+    if row.is_reference:
+        return f"{row.classes} (SLC)"
     power = wording.exponent(row.classes)
     return f"$2^{{{power}}}$" if power else str(row.classes)
 
@@ -163,7 +163,7 @@ def _latex_seconds(seconds: float | None) -> str:
 
 
 def _latex_speedup(value: float | None, row: Row, interval: str = "") -> str:
-    if value is None or (row.kind == "point" and row.classes == 1):
+    if value is None or row.is_reference:
         return "--"
     return rf"$\times {wording.speedup(value)}$" + (f" [{interval}]" if interval else "")
 
@@ -176,9 +176,9 @@ def escape_latex(text: str) -> str:
 def beside_published(series: Sequence[Series]) -> pd.DataFrame:
     """Measured beside published (Table 3), at the counts and networks that both have.
 
-    Both by the paper's estimator: mean seconds per example and the ratio of means. `ratio` is the measured speedup
-    over the published one; `setting` is what tells the line from those of other settings of the network, empty where
-    nothing has to. A failed point is a line without numbers.
+    Of settings whose work is the paper's. Both by the paper's estimator: mean seconds per example and the ratio of
+    means. `ratio` is the measured speedup over the published one; `setting` is what tells the line from those of other
+    settings of the network, empty where nothing has to. A failed point is a line without numbers.
     """
     lines = [
         {
@@ -195,10 +195,15 @@ def beside_published(series: Sequence[Series]) -> pd.DataFrame:
         for each, label in zip(series, labels(series), strict=True)
         for row in each.points
         for paper in published(row.arch)
-        if paper.classes == row.classes
+        if paper.classes == row.classes and _is_the_papers_work(row)
     ]
     frame = pd.DataFrame(lines, columns=[*_BESIDE, "status"])
     return frame.astype(dict.fromkeys(("measured_s", "measured_speedup", "ratio"), "float64"))
+
+
+def _is_the_papers_work(row: Row) -> bool:
+    """One logit against all logits of the full layer, on the device alone."""
+    return (row.work, row.top_layer, row.subset) == ("logits", "full", 1)
 
 
 def _or_empty(form: Callable[[float], str]) -> Callable[[float], str]:

@@ -444,6 +444,13 @@ def print_beside(header: Sequence[str], lines: Sequence[Sequence[str]], stream: 
     console.print(table)
 
 
+def print_lines(lines: Sequence[str], stream: TextIO | None = None) -> None:
+    """Show sentences, each on a line of its own, after an empty one; nothing if there is none."""
+    console = console_for(stream or sys.stdout)
+    for number, line in enumerate(lines):
+        console.print(f"\n{line}" if number == 0 else line, soft_wrap=True)
+
+
 def print_outlook(outlook: "Outlook", stream: TextIO | None = None) -> None:
     """What a run would measure, need and take."""
     console = console_for(stream or sys.stdout)

@@ -55,7 +55,7 @@ def speedup(value: float | None) -> str:
 
 def interval(row: Row, between: str = " .. ") -> str:
     """The 95 % interval of a row's speedup; empty where there is none, and for the single logit, which is 1."""
-    if row.speedup_low is None or row.speedup_high is None or (row.kind == "point" and row.classes == 1):
+    if row.speedup_low is None or row.speedup_high is None or row.is_reference:
         return ""
     return f"{row.speedup_low:.3f}{between}{row.speedup_high:.3f}"
 
@@ -99,6 +99,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def asked(subset: int) -> str:
+    """What is measured against all logits: one logit, or the several asked for at a time."""
+    return "one logit" if subset == 1 else f"{subset} logits"
+
+
 def break_even(found: Sequence["BreakEven"]) -> str:
     """From how many classes on one logit is how much faster, of one setting; counts to two digits, as they are guesses.
 
@@ -113,8 +118,10 @@ def break_even(found: Sequence["BreakEven"]) -> str:
         if each.classes is not None
     ]
     unknown = [f"{each.speedup:g}x" for each in found if each.classes is None]
-    told = f"one logit is {', '.join(known)}" if known else ""
-    untold = f"from where it is {', '.join(unknown)} as fast, the measured counts cannot say" if unknown else ""
+    several = found[0].subset > 1 if found else False
+    told = f"{asked(found[0].subset)} {'are' if several else 'is'} {', '.join(known)}" if known else ""
+    they_are = "they are" if several else "it is"
+    untold = f"from where {they_are} {', '.join(unknown)} as fast, the measured counts cannot say" if unknown else ""
     return "; ".join(filter(None, (told, untold)))
 
 
@@ -141,7 +148,8 @@ def control_line(name: str, row: Row) -> str:
     if row.speedup is None:
         return ""
     between = f" (95 % interval {interval(row)})" if row.speedup_low is not None else ""
-    return f"{name}: control, the single logit against itself: {row.speedup:.3f}{between}; must be 1"
+    itself = "the single logit against itself" if row.subset == 1 else f"{row.subset} logits against themselves"
+    return f"{name}: control, {itself}: {row.speedup:.3f}{between}; must be 1"
 
 
 def hardware(machine: "Machine", device: str) -> str:
@@ -163,17 +171,32 @@ def measured_on(manifest: Manifest) -> list[str]:
     if protocol.until is not None:
         rounds += f", or until every speedup is within +-{protocol.until:g} %"
     found = [traits(setting) for setting in settings]
-    shared = [", ".join(_each(each[name] for each in found if each[name])) for name in _SHOWN]
+    shared = [_shared(name, [each[name] for each in found]) for name in _SHOWN]
     return [
-        f"{', '.join(_each(setting.arch for setting in settings))}: one logit against up to "
+        f"{', '.join(_each(setting.arch for setting in settings))}: {asked(settings[0].subset)} against up to "
         f"{count(protocol.classes[-1])} classes, {rounds}",
         "; ".join(text for text in shared if text),
         f"{machine}; torch {torch}",
     ]
 
 
+#: What an empty trait says, where some settings have it and others do not.
+_USUAL = {
+    "compile": "eager",
+    "cuda graph": "no CUDA graph",
+    "channels last": "contiguous",
+    "work": "logits",
+    "top layer": "full top layer",
+}
+
+
+def _shared(name: str, texts: Sequence[str]) -> str:
+    """A trait of all settings of a run, every different one once; empty where none of them has it."""
+    return ", ".join(_each(text or _USUAL.get(name, "") for text in texts)) if any(texts) else ""
+
+
 #: Traits a header names always; the others only tell settings apart.
-_SHOWN = ("dtype", "batch", "threads", "compile", "cuda graph", "tf32", "channels last", "order")
+_SHOWN = ("dtype", "batch", "threads", "compile", "cuda graph", "tf32", "channels last", "work", "top layer", "order")
 
 
 def traits(setting: Setting) -> dict[str, str]:
@@ -185,12 +208,21 @@ def traits(setting: Setting) -> dict[str, str]:
         "compile": "" if setting.compile == "none" else f"compile {setting.compile}",
         "order": setting.order + (f", block {setting.block}" if setting.block > 1 else ""),
         "threads": f"{setting.threads} threads" if setting.threads > 1 else "1 thread",
-        "cuda graph": "CUDA graph" if setting.cuda_graph else "",
         "tf32": "TF32" if setting.tf32 and _has_tf32(setting) else "",
-        "channels last": "channels last" if setting.channels_last else "",
+        **_modes(setting),
         "cudnn": "" if setting.cudnn_benchmark else "no cuDNN benchmark",
         "input": "x".join(map(str, setting.input_shape)),
         "seed": f"seed {setting.seed}",
+    }
+
+
+def _modes(known: Setting | Row) -> dict[str, str]:
+    return {
+        "cuda graph": "CUDA graph" if known.cuda_graph else "",
+        "channels last": "channels last" if known.channels_last else "",
+        "work": "" if known.work == "logits" else known.work,
+        "top layer": "" if known.top_layer == "full" else f"{known.top_layer} top layer",
+        "subset": "" if known.subset == 1 else f"{known.subset} classes at a time",
     }
 
 
@@ -207,6 +239,7 @@ def row_traits(row: Row) -> dict[str, str]:
         "batch": f"batch {row.batch_size}",
         "compile": "" if row.compile == "none" else f"compile {row.compile}",
         "order": row.order,
+        **_modes(row),
     }
 
 

@@ -1,5 +1,8 @@
 """The eleven losses of the paper (Keren, Sabato, Schuller 2019, Sect. 3 to 5), each a short function of its logits.
 
+Beside them, and never counted among them: two ways to train by some of the logits alone, and the negative
+log-likelihood by which the rivals of a full top layer are trained.
+
     from bench.accuracy import losses
 
     losses.batch_cross_entropy(logits, labels)             # logits (m, k), labels (m,) -> a scalar, natural logarithms
@@ -50,8 +53,12 @@ ALPHA = 0.1
 #: Up to this many classes the expectation in NCE costs less than sampling it well would.
 EXACT_NCE_CLASSES = 10_000
 
-#: Noise classes per example of sampled NCE, as many as Mnih and Teh (2012) used for language models.
+#: Noise classes per example of sampled NCE, as many as Mnih and Teh (2012) used for language models; of importance and
+#: negative sampling too, so that the three cost the same.
 NOISE_SAMPLES = 25
+
+#: Negative sampling draws classes by their frequencies to this power (Mikolov et al. 2013, Sect. 2.2).
+NEGATIVE_POWER = 0.75
 
 UNIFORM, FREQUENCIES = "uniform", "class frequencies"
 EXACT, SAMPLED = "exact", "sampled"
@@ -239,6 +246,59 @@ def _noise(logits: Tensor, t: int, q: Tensor | None, generator: Generator | None
     return drawn.view(examples, t).to(logits.device)
 
 
+def _log_rate(logits: Tensor, t: int, q: Tensor | None, noise: Tensor) -> Tensor:
+    """log(t q_j) of the classes that were drawn: noise (m, t) -> (m, t)."""
+    return _noise_rate(logits, t, q).log()[noise]
+
+
+def importance_sampling(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    t: int = NOISE_SAMPLES,
+    q: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Cross-entropy with its partition function estimated by importance sampling (Bengio and Senecal 2008, Sect. III).
+
+    -z_y + log(e^z_y + sum_{s: j_s != y} e^(z_{j_s} - log(t q_{j_s}))), j_1 .. j_t drawn from q. Subtracting log(t q_j)
+    is the log-q correction: it makes the estimate of the partition function unbiased at any t. The true class is in it
+    with certainty, and draws of it are left out (Jean et al. 2015, Sect. 3), so that the loss is never below 0. Its
+    logarithm, the loss, is too low by a term of order 1/t, which vanishes as t grows; its mean is then `cross_entropy`.
+
+    Arguments as of `sampled_nce`. logits (m, k), labels (m,) -> a scalar. Raises UsageError as said above.
+    """
+    z, y = _rows(logits, labels)
+    noise = _noise(z, t, q, generator)
+    u = z.gather(1, noise) - _log_rate(z, t, q, noise)
+    others = u.masked_fill(noise == y[:, None], -math.inf)
+    true = _true(z, y)
+    return (torch.logsumexp(torch.cat([true[:, None], others], 1), 1) - true).mean()
+
+
+def negative_sampling(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    t: int = NOISE_SAMPLES,
+    q: Tensor | None = None,
+    generator: Generator | None = None,
+) -> Tensor:
+    """Negative sampling: -log s_y - sum_{s: j_s != y} log(1 - s_{j_s}), s = sigmoid(z) (Mikolov et al. 2013, Eq. 4).
+
+    j_1 .. j_t are drawn from q; a draw of the true class is left out, as in word2vec. It is NCE without the log-q
+    correction: sampled NCE reads the logit as z_j - log(t q_j), this reads it as z_j, so that what it learns of a class
+    is shifted by log(t q_j). Without bias at any t: its mean is softplus(-z_y) + t sum_{j != y} q_j softplus(z_j), a
+    binary cross-entropy with weights.
+
+    Arguments as of `sampled_nce`. logits (m, k), labels (m,) -> a scalar. Raises UsageError as said above.
+    """
+    z, y = _rows(logits, labels)
+    noise = _noise(z, t, q, generator)
+    against = _softplus(z.gather(1, noise)).masked_fill(noise == y[:, None], 0)
+    return (_softplus(-_true(z, y)) + against.sum(1)).mean()
+
+
 def binary_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Binary cross-entropy: -log s_y - sum_{j != y} log(1 - s_j), s = sigmoid(z) (Sect. 4.3, its sign corrected).
 
@@ -287,6 +347,19 @@ def batch_max_margin(logits: Tensor, labels: Tensor, *, gamma: float = GAMMA) ->
     return across / z.shape[0] + F.relu(gamma - true + false).mean()
 
 
+# --- the loss of what is normalised already: log-probabilities of a rival of the full top layer
+
+
+def negative_log_likelihood(log_prob: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """-log P(y | x) of log-probabilities (m, k) that sum to 1, and labels (m,): a scalar.
+
+    By Definition 1 it is aligned, the score of a class being log P: where its mean over n examples is below
+    (log 2)/n, every true class has a probability above 1/2, and no false one can. Raises UsageError as said above.
+    """
+    scores, y = _rows(log_prob, labels)
+    return -_target(scores, y, label_smoothing).mean()
+
+
 # --- what is known of each
 
 
@@ -295,8 +368,8 @@ class Entry:
     """A loss and what the paper says of it.
 
     name: as in Table 1, or the section's title. infimum: of the mean over examples, with the default
-    hyperparameters. aligned: by the paper's proof. of_batch: not a mean over examples. smoothable: the true logit
-    enters it linearly, so that label smoothing is defined.
+    hyperparameters. aligned: by the paper's proof, of a further loss for its reason. of_batch: not a mean over
+    examples. smoothable: the true logit enters it linearly, so that label smoothing is defined.
     """
 
     key: str
@@ -448,21 +521,56 @@ _ENTRIES = (
     ),
 )
 
+_FURTHER_ENTRIES = (
+    Entry(
+        key="importance-sampling",
+        name="CE by importance sampling",
+        function=importance_sampling,
+        equation="-z_y + log(e^z_y + sum_{s: j_s != y} e^(z_{j_s} - log(t q_{j_s}))), j_s drawn from q",
+        source="Bengio and Senecal 2008, Sect. III; Jean et al. 2015, Sect. 3",
+        infimum=0.0,
+        aligned=False,
+        reason=_DIFFERENCES,
+        hyperparameters={"t": AUTO, "q": AUTO, "power": AUTO},
+    ),
+    Entry(
+        key="negative-sampling",
+        name="negative sampling",
+        function=negative_sampling,
+        equation="-log s_y - sum_{s: j_s != y} log(1 - s_{j_s}), s = sigmoid(z), j_s drawn from q",
+        source="Mikolov et al. 2013, Sect. 2.2, Eq. 4",
+        infimum=0.0,
+        aligned=True,
+        reason="in the mean a weighted binary CE of the logit itself: true logits rise, false ones fall without end",
+        hyperparameters={"t": AUTO, "q": AUTO, "power": AUTO},
+    ),
+)
+
 
 def registry() -> dict[str, Entry]:
-    """Every loss by its key: first the unaligned ones, then the aligned, in the order of the paper's sections."""
+    """Every loss of the paper by its key: first the unaligned ones, then the aligned, in the order of its sections."""
     return {entry.key: entry for entry in _ENTRIES}
 
 
+def further() -> dict[str, Entry]:
+    """The losses that are not the paper's, by their keys."""
+    return {entry.key: entry for entry in _FURTHER_ENTRIES}
+
+
+def draws_noise(setting: LossSetting) -> bool:
+    """Whether a loss draws random classes, so that each training needs one of its own."""
+    return setting.key in further() or setting.hyperparameters.get("estimate") == SAMPLED
+
+
 def find(name: str) -> Entry:
-    """The loss of this key or of the paper's name for it, in any case, with spaces or hyphens.
+    """The loss of this key or of the paper's name for it, in any case, with spaces or hyphens; also a further one.
 
     Raises UsageError, saying what would be right, if there is none.
     """
-    known = {_plain(alias): entry for entry in _ENTRIES for alias in (entry.name, entry.key)}
+    known = {_plain(alias): entry for entry in _ENTRIES + _FURTHER_ENTRIES for alias in (entry.name, entry.key)}
     if _plain(name) in known:
         return known[_plain(name)]
-    keys = list(registry())
+    keys = [*registry(), *further()]
     close = difflib.get_close_matches(_plain(name), keys, n=1)
     raise UsageError(f"unknown loss {name!r}; " + (f"did you mean {close[0]}?" if close else f"give {', '.join(keys)}"))
 
@@ -505,8 +613,10 @@ def configured(
     when it is sampled, or with q="class frequencies". generator: of sampled NCE's noise; frequencies are kept on its
     device, so give both on the GPU if a step is to be captured. label_smoothing: share of the target that is spread
     over all classes. hyperparameters: those of the entry; for NCE t, q ("uniform" or "class frequencies") and
-    estimate ("exact" or "sampled"). Its defaults depend on k: exact with t = k and uniform noise up to
+    estimate ("exact" or "sampled"). NCE's defaults depend on k: exact with t = k and uniform noise up to
     EXACT_NCE_CLASSES, beyond that sampled with t = NOISE_SAMPLES and class frequencies, uniform if none are given.
+    Importance and negative sampling have t and q with the latter defaults, and the `power` that frequencies are raised
+    to: 1 and NEGATIVE_POWER.
 
     Raises UsageError for an unknown loss or hyperparameter, a value out of its range, and smoothing of a loss for
     which it is not defined.
@@ -519,9 +629,16 @@ def configured(
     values = {**entry.hyperparameters, **hyperparameters}
     if entry.function is nce:
         loss, used = _configured_nce(values, classes, class_frequencies, generator)
+    elif entry.key in further():
+        loss, used = _configured_sampling(entry, values, classes, class_frequencies, generator)
     else:
         loss, used = _configured(entry, values, label_smoothing)
     return Configured(LossSetting(key=entry.key, name=entry.name, aligned=entry.aligned, hyperparameters=used), loss)
+
+
+def of_rival(setting: LossSetting, *, label_smoothing: float = 0.0) -> Configured:
+    """The loss of a rival of the full top layer, whose outputs are log-probabilities (archs.rivals)."""
+    return Configured(setting, functools.partial(negative_log_likelihood, label_smoothing=label_smoothing))
 
 
 def prior_bias(classes: int) -> float:
@@ -585,10 +702,10 @@ def _configured_nce(
     generator: Generator | None,
 ) -> tuple[Loss, dict[str, float | str]]:
     """NCE, and what it uses in place of AUTO."""
-    exact = _choice("estimate", values["estimate"], EXACT, SAMPLED, classes <= EXACT_NCE_CLASSES)
-    uniform = _choice("q", values["q"], UNIFORM, FREQUENCIES, exact or frequencies is None)
+    exact = _choice("nce", "estimate", values["estimate"], EXACT, SAMPLED, classes <= EXACT_NCE_CLASSES)
+    uniform = _choice("nce", "q", values["q"], UNIFORM, FREQUENCIES, exact or frequencies is None)
     t = _positive("nce", "t", (classes if exact else NOISE_SAMPLES) if values["t"] == AUTO else values["t"])
-    q = None if uniform else _shares(frequencies, classes, generator)
+    q = None if uniform else _shares("nce", frequencies, classes, generator)
     used: dict[str, float | str] = {
         "t": t,
         "q": UNIFORM if uniform else FREQUENCIES,
@@ -596,24 +713,53 @@ def _configured_nce(
     }
     if exact:
         return functools.partial(nce, t=t, q=q), used
+    return functools.partial(sampled_nce, t=_whole("sampled nce", t), q=q, generator=generator), used
+
+
+def _configured_sampling(
+    entry: Entry,
+    values: Mapping[str, float | str],
+    classes: int,
+    frequencies: Sequence[float] | Tensor | None,
+    generator: Generator | None,
+) -> tuple[Loss, dict[str, float | str]]:
+    """Importance or negative sampling, and what it uses in place of AUTO; of uniform noise there is no power."""
+    key = entry.key
+    t = _positive(key, "t", NOISE_SAMPLES if values["t"] == AUTO else values["t"])
+    used: dict[str, float | str] = {"t": t, "q": UNIFORM}
+    q, given = None, values["power"] != AUTO
+    if not _choice(key, "q", values["q"], UNIFORM, FREQUENCIES, frequencies is None):
+        default = NEGATIVE_POWER if entry.function is negative_sampling else 1.0
+        power = _positive(key, "power", values["power"] if given else default)
+        shares = _shares(key, frequencies, classes, generator) ** power
+        q = shares / shares.sum()
+        used |= {"q": FREQUENCIES, "power": power}
+    elif given:
+        raise UsageError(f"{key} with power = {values['power']!r}: noise is {UNIFORM} here; give q = {FREQUENCIES!r}")
+    return functools.partial(entry.function, t=_whole(key, t), q=q, generator=generator), used
+
+
+def _whole(key: str, t: float) -> int:
     if not t.is_integer():
-        raise UsageError(f"sampled nce with t = {t}: give a whole number of noise classes")
-    return functools.partial(sampled_nce, t=int(t), q=q, generator=generator), used
+        raise UsageError(f"{key} with t = {t}: give a whole number of noise classes")
+    return int(t)
 
 
-def _choice(name: str, value: float | str, first: str, second: str, automatic: bool) -> bool:
+def _choice(key: str, name: str, value: float | str, first: str, second: str, automatic: bool) -> bool:
     """Whether the first of two values is chosen."""
     if value == AUTO:
         return automatic
     if value not in (first, second):
-        raise UsageError(f"nce with {name} = {value!r}: give {first!r}, {second!r} or {AUTO!r}")
+        raise UsageError(f"{key} with {name} = {value!r}: give {first!r}, {second!r} or {AUTO!r}")
     return value == first
 
 
-def _shares(frequencies: Sequence[float] | Tensor | None, classes: int, generator: Generator | None) -> Tensor:
+def _shares(
+    key: str, frequencies: Sequence[float] | Tensor | None, classes: int, generator: Generator | None
+) -> Tensor:
     """Class frequencies as a distribution, (k,), on the generator's device if there is one."""
     if frequencies is None:
-        raise UsageError(f"nce with q = {FREQUENCIES!r} needs the class frequencies: give them, or q = {UNIFORM!r}")
+        raise UsageError(f"{key} with q = {FREQUENCIES!r} needs the class frequencies: give them, or q = {UNIFORM!r}")
     counts = torch.as_tensor(frequencies, dtype=torch.float64, device=generator.device if generator else None)
     if counts.shape != (classes,):
         raise UsageError(f"class frequencies of shape {tuple(counts.shape)}: give one for each of {classes} classes")

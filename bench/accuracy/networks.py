@@ -1,4 +1,7 @@
-"""The network of a training, freshly initialised: the paper's two small ones, or any that archs.registry knows."""
+"""The network of a training, freshly initialised: the paper's two small ones, or any that archs.registry knows.
+
+Its top layer is a full one, or a rival (archs.rivals), whose outputs are log-probabilities in place of logits.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -6,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from archs import registry, small
+from archs import registry, rivals, small
+from archs.rivals import TopLayerKind
 from archs.top_layer import UnsupportedNetwork, locate
 from bench.accuracy.losses import prior_bias as bias_of_prior
 from bench.errors import UsageError
@@ -26,22 +30,32 @@ def build(
     seed: int,
     prior_bias: bool = False,
     auxiliary: bool = False,
+    top_layer: TopLayerKind = "full",
+    frequencies: Sequence[float] | torch.Tensor | None = None,
 ) -> nn.Module:
     """The network of that name with `classes` logits, in training mode, on the CPU.
 
     `name` is mlp, cnn, or one of archs.registry's, whose top layer is then a new linear layer. The same seed gives the
     same weights, and torch's global generator is left as it was. With `prior_bias` the top layer's bias starts at
     -log(classes - 1) (bench.accuracy.losses.prior_bias). With `auxiliary` Inception-v3 keeps its auxiliary head, with a
-    layer of `classes` of its own, and returns (logits, auxiliary logits) in training mode.
+    layer of `classes` of its own, and returns (logits, auxiliary logits) in training mode. With a rival as `top_layer`
+    it returns log-probabilities; `frequencies` of the classes, (classes,), decide that layer's shape, and everything
+    below it starts as below a full layer.
 
-    Raises UsageError for an unknown name, fewer than 2 classes, and a network that does not fit the data.
+    Raises UsageError for an unknown name, fewer than 2 classes, a network that does not fit the data, and a rival
+    together with a prior bias or an auxiliary head.
     """
     if classes < 2:
         raise UsageError(f"{classes} class leaves nothing to tell apart; give data of 2 classes or more")
+    if top_layer != "full" and (prior_bias or auxiliary):
+        what = "a prior bias, and a rival has no bias" if prior_bias else "an auxiliary head, which is a full layer"
+        raise UsageError(f"{top_layer} cannot be trained with {what}; leave one of them out")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             network, tops = _initialised(name, tuple(input_shape), classes, auxiliary=auxiliary)
+            if top_layer != "full":
+                network = _with_rival(network, tops[0], top_layer, frequencies)
         except UsageError:
             raise
         except (registry.UnknownNetwork, UnsupportedNetwork, ValueError) as error:
@@ -72,6 +86,8 @@ def _from_registry(name: str, shape: tuple[int, ...], classes: int) -> tuple[nn.
         raise ValueError(f"it takes examples of shape {known.input_shape}, and theirs is {shape}; use mlp or cnn")
     network = known.build()
     place = locate(network, shape)
+    if not place.plain:
+        raise ValueError("its top layer is not one linear layer on each example; use another network")
     top = nn.Linear(place.features, classes, bias=place.bias)
     if not place.path:
         return top, [top]
@@ -92,6 +108,20 @@ def _with_auxiliary_head(name: str, shape: tuple[int, ...], classes: int) -> tup
         warnings.simplefilter("ignore", FutureWarning)  # about an initialisation that was slow with an older scipy
         network = torchvision.models.inception_v3(weights=None, num_classes=classes, aux_logits=True, init_weights=True)
     return network, [network.fc, network.AuxLogits.fc]
+
+
+def _with_rival(
+    network: nn.Module,
+    top: nn.Linear,
+    kind: TopLayerKind,
+    frequencies: Sequence[float] | torch.Tensor | None,
+) -> nn.Module:
+    rival = rivals.make(kind, top.in_features, top.out_features, frequencies=frequencies)
+    rival.reset_parameters()
+    if network is top:
+        return rival
+    network.set_submodule(next(path for path, part in network.named_modules() if part is top), rival)
+    return network
 
 
 def _start_at_prior(name: str, top: nn.Linear, classes: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 import torch
 from pydantic import ValidationError
 
+from archs.rivals import KINDS, NAMES, RivalLayer, TopLayerKind
 from bench.accuracy import data, losses, networks
 from bench.accuracy.data import Dataset
 from bench.accuracy.data.splits import MemorySplit
@@ -24,6 +25,7 @@ from bench.accuracy.settings import (
     Source,
 )
 from bench.accuracy.stacking import stackable
+from bench.accuracy.training import class_frequencies
 from bench.errors import UsageError
 from bench.folder import first_problem
 from bench.machine import fingerprint
@@ -78,7 +80,9 @@ class Request:
     dataset: str | Dataset | None = None
     """None: the preset's, else digits"""
     losses: str | Sequence[str] = "paper"
-    """"paper" beside a preset that names losses: the preset's"""
+    """"paper" beside a preset that names losses: the preset's; of a full top layer alone"""
+    top_layers: str | Sequence[str] = "full"
+    """kinds of archs.rivals; every rival is trained by its own negative log-likelihood"""
     learning_rates: Sequence[float] | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -142,7 +146,9 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
     Raises UsageError for what is unknown or contradicts itself, before anything is trained.
     """
     chosen = _Chosen(request)
-    keys = _loss_keys(chosen("losses", "paper"))
+    kinds = _top_layers(request.top_layers)
+    keys = _loss_keys(chosen("losses", "paper")) if "full" in kinds else _no_losses(request)
+    rivals = [kind for kind in kinds if kind != "full"]
     _refuse_unknown_choices(request, chosen)
     _refuse_unused_momentum(request, chosen("optimiser", "sgd"))
     asked: str | Dataset = chosen("dataset", DEFAULT_DATASET)
@@ -160,11 +166,11 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
     _refuse_unfit_data(dataset, batch_size)
     if source is None and request.workers is not None and request.workers > 1:
         raise UsageError("a data set in hand cannot be sent to workers: leave workers out, or give a name")
-    trainings = len(keys) * len(rates) * len(seeds)
+    trainings = (len(keys) + len(rivals)) * len(rates) * len(seeds)
     workers, stack, threads = spread(
         trainings,
         device=device,
-        stackable=stackable(network, request.dtype) and isinstance(dataset.train, MemorySplit),
+        stackable=stackable(network, request.dtype) and isinstance(dataset.train, MemorySplit) and not rivals,
         cores=_cores(),
         workers=1 if source is None else request.workers,
         stack=request.stack,
@@ -183,7 +189,9 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
         threads=threads,
     )
     _refuse_unfit_network(recipe, dataset)
-    return Plan(dataset, source, recipe, _loss_settings(keys, dataset, recipe, request), rates, seeds)
+    settings = _loss_settings(keys, dataset, recipe, request)
+    settings += tuple(_rival_setting(kind, dataset, recipe) for kind in rivals)
+    return Plan(dataset, source, recipe, settings, rates, seeds)
 
 
 #: Fields of a recipe that a request or a preset may set, and that keep the recipe's own default otherwise.
@@ -230,7 +238,7 @@ class _Chosen:
 
 
 def _loss_keys(asked: str | Sequence[str]) -> tuple[str, ...]:
-    """Keys of the losses asked for: `paper` is the seven of Table 1, `all` the eleven."""
+    """Keys of the losses asked for: `paper` is the seven of Table 1, `all` the paper's eleven."""
     names = asked.split(",") if isinstance(asked, str) else asked
     keys: list[str] = []
     for name in (name.strip() for name in names):
@@ -241,8 +249,56 @@ def _loss_keys(asked: str | Sequence[str]) -> tuple[str, ...]:
         elif name:
             keys.append(losses.find(name).key)
     if not keys:
-        raise UsageError(f"no loss: give paper, all, or some of {', '.join(losses.registry())}")
+        raise UsageError(f"no loss: give paper, all, or some of {_all_keys()}")
     return tuple(_distinct(keys))
+
+
+def _all_keys() -> str:
+    return ", ".join([*losses.registry(), *losses.further()])
+
+
+def _top_layers(asked: str | Sequence[str]) -> tuple[TopLayerKind, ...]:
+    """The kinds of top layer asked for: `all` is the full one and every rival."""
+    names = [name.strip() for name in (asked.split(",") if isinstance(asked, str) else asked)]
+    kinds: list[TopLayerKind] = []
+    for name in filter(None, names):
+        found = [kind for kind in KINDS if name in ("all", kind)]
+        if not found:
+            raise UsageError(f"--top-layer {name!r}: give all, or some of {', '.join(KINDS)}")
+        kinds += found
+    if not kinds:
+        raise UsageError(f"--top-layer: no top layer is given; name some of {', '.join(KINDS)}")
+    return _distinct(kinds)
+
+
+def _no_losses(request: Request) -> tuple[str, ...]:
+    """Without a full layer there is nothing that the losses could train. Raises UsageError if some were asked for."""
+    if request.losses != "paper" or request.hyperparameters:
+        raise UsageError(
+            "--losses are those of the full top layer, a rival is trained by its own negative log-likelihood: "
+            "add full to --top-layer, or leave the losses and their hyperparameters out"
+        )
+    return ()
+
+
+def _rival_setting(kind: TopLayerKind, dataset: Dataset, recipe: Recipe) -> LossSetting:
+    """A rival in the place of a loss, with what decides its shape; aligned by its normalisation.
+
+    See bench.accuracy.losses.negative_log_likelihood.
+    """
+    network = networks.build(
+        recipe.network,
+        dataset.facts.input_shape,
+        dataset.facts.classes,
+        seed=0,
+        prior_bias=recipe.prior_bias,
+        auxiliary=recipe.auxiliary_weight > 0,
+        top_layer=kind,
+        frequencies=class_frequencies(dataset),
+    )
+    layer = next(part for part in network.modules() if isinstance(part, RivalLayer))
+    shape = layer.choices | {"frequencies": losses.FREQUENCIES}
+    return LossSetting(key=kind, name=NAMES[kind], aligned=True, hyperparameters=shape)
 
 
 def _loss_settings(keys: Iterable[str], dataset: Dataset, recipe: Recipe, request: Request) -> tuple[LossSetting, ...]:
@@ -266,7 +322,7 @@ def _loss_settings(keys: Iterable[str], dataset: Dataset, recipe: Recipe, reques
 
 def _refuse_unknown_hyperparameters(key: str, given: Iterable[str]) -> None:
     """Before they are keywords: some names are those of other arguments."""
-    known = losses.registry()[key].hyperparameters
+    known = losses.find(key).hyperparameters
     if unknown := sorted(set(given) - set(known)):
         raise UsageError(f"{key} has no hyperparameter {unknown[0]!r}; it has {', '.join(known) or 'none'}")
 
@@ -349,7 +405,8 @@ def spread(
     """
     if stack is not None and stack > 1 and not stackable:
         raise UsageError(
-            f"--stack {stack}: only MLPs in float32 or bfloat16, on data held in memory, step together; leave it out"
+            f"--stack {stack}: only MLPs with a full top layer, in float32 or bfloat16, on data held in memory, step "
+            "together; leave it out"
         )
     on_cpu = device == "cpu"
     if stack is None:

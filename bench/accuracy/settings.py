@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
+from archs.top_layer_kinds import RIVALS
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 CompileMode = Literal["none", "default", "reduce-overhead"]
 Optimiser = Literal["sgd", "adam", "adamw", "rmsprop"]
@@ -17,6 +19,14 @@ PAPER_RATES = (1.0, 0.1, 0.01, 0.001)
 PAPER_LOSSES = ("ce", "max-margin", "self-norm", "nce", "binary-ce", "batch-ce", "batch-max-margin")
 
 
+#: Losses that are not the paper's, by their keys in bench.accuracy.losses.further().
+FURTHER_LOSSES = ("importance-sampling", "negative-sampling")
+
+#: What stands in the place of a loss's key, and counts neither among the paper's losses nor among its eleven: further
+#: losses, and rivals of the full top layer, each trained by its own negative log-likelihood.
+BEYOND_THE_PAPER: frozenset[str] = frozenset((*FURTHER_LOSSES, *RIVALS))
+
+
 class _Frozen(BaseModel):
     # JSON has no infinity: a run with one in it could not be read again.
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -25,7 +35,9 @@ class _Frozen(BaseModel):
 class Member(_Frozen):
     """One training of a grid: what tells it from the others of its run."""
 
-    loss: str = Field(description="key of the loss in bench.accuracy.losses.registry()")
+    loss: str = Field(
+        description="key of the loss in bench.accuracy.losses, or the kind of a rival of the full top layer"
+    )
     learning_rate: PositiveFloat
     seed: NonNegativeInt = Field(description="of weights, data order and noise samples")
 
@@ -45,11 +57,14 @@ class Source(_Frozen):
 
 
 class LossSetting(_Frozen):
-    """A loss as it is used in a run."""
+    """A loss as it is used in a run; or a rival of the full top layer with its own loss."""
 
-    key: str = Field(description="key in bench.accuracy.losses.registry()")
-    name: str = Field(description="the paper's name")
-    aligned: bool = Field(description="whether it follows the Principle of Logit Separation, by the paper's proof")
+    key: str = Field(description="key in bench.accuracy.losses, or the kind of a rival (archs.rivals)")
+    name: str = Field(description="the paper's name, where it has one")
+    aligned: bool = Field(
+        description="whether it follows the Principle of Logit Separation: by the paper's proof, of what is not the "
+        "paper's for the reason given in bench.accuracy.losses"
+    )
     hyperparameters: dict[str, float | str] = Field({}, description="every value that was used, defaults included")
 
 

@@ -22,12 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from archs.top_layer_kinds import RIVALS, TopLayerKind
 from bench.accuracy import networks, optimisers
 from bench.accuracy.batches import stream_seed
 from bench.accuracy.checkpoints import Checkpoint, CheckpointFolder, State, read_weights, write_weights
 from bench.accuracy.data import Dataset
 from bench.accuracy.events import Ended, Stepped
-from bench.accuracy.losses import Configured, configured
+from bench.accuracy.losses import Configured, configured, draws_noise, of_rival
 from bench.accuracy.records import CurvePoint, DatasetFacts, Training
 from bench.accuracy.settings import LossSetting, Member, Recipe
 from bench.accuracy.stacking import stackable
@@ -110,14 +111,19 @@ def train(
         folder.discard()
 
 
-def model_of(member: Member, recipe: Recipe, facts: DatasetFacts, checkpoints: Path) -> nn.Module:
+def model_of(
+    member: Member, recipe: Recipe, facts: DatasetFacts, checkpoints: Path, frequencies: Tensor | None = None
+) -> nn.Module:
     """The network a training ended with, in evaluation mode on the CPU.
+
+    `frequencies` of the classes in the training split, (classes,): they decide the shape of a rival of the full top
+    layer, and a member without one needs none.
 
     Raises UsageError if its weights are missing, damaged, or those of another network.
     """
     file = checkpoints / f"{member.name}.safetensors"
     weights = read_weights(file, member.name)
-    network = _network(member, recipe, facts)
+    network = _network(member, recipe, facts, frequencies)
     try:
         network.load_state_dict(weights)
     except RuntimeError:
@@ -205,7 +211,8 @@ class _Trainer:
         self._emit = emit
         self._train, self._validation = dataset.train.on(device), dataset.validation.on(device)
         self._noise = [_noise_of(member, device) for member in work.members]
-        made = [_network(member, recipe, dataset.facts) for member in work.members]
+        frequencies = class_frequencies(dataset)
+        made = [_network(member, recipe, dataset.facts, frequencies) for member in work.members]
         _refuse_lone_example(recipe, made[0])
         self.learner = Learner(
             made,
@@ -359,7 +366,17 @@ class _Trainer:
         )
 
 
-def _network(member: Member, recipe: Recipe, facts: DatasetFacts) -> nn.Module:
+def class_frequencies(dataset: Dataset) -> Tensor:
+    """Examples of each class in the training split: int64, (classes,)."""
+    return torch.bincount(dataset.train.labels, minlength=dataset.facts.classes)
+
+
+def top_layer_of(member: Member) -> TopLayerKind:
+    """The kind of its top layer: a rival stands in the place of a loss's key, all losses are those of a full layer."""
+    return next((kind for kind in RIVALS if kind == member.loss), "full")
+
+
+def _network(member: Member, recipe: Recipe, facts: DatasetFacts, frequencies: Tensor | None) -> nn.Module:
     return networks.build(
         recipe.network,
         facts.input_shape,
@@ -367,18 +384,23 @@ def _network(member: Member, recipe: Recipe, facts: DatasetFacts) -> nn.Module:
         seed=member.seed,
         prior_bias=recipe.prior_bias,
         auxiliary=recipe.auxiliary_weight > 0,
+        top_layer=top_layer_of(member),
+        frequencies=frequencies,
     )
 
 
 def _losses(work: Work, dataset: Dataset, noise: Sequence[torch.Generator]) -> list[Configured]:
     """Each member's loss; members share one unless it draws noise, which is each one's own."""
     settings = {setting.key: setting for setting in work.losses}
-    frequencies = torch.bincount(dataset.train.labels, minlength=dataset.facts.classes)
+    frequencies = class_frequencies(dataset)
     shared: dict[str, Configured] = {}
     losses = []
     for member, generator in zip(work.members, noise, strict=True):
         setting = settings[member.loss]
-        if member.loss not in shared or setting.hyperparameters.get("estimate") == "sampled":
+        if top_layer_of(member) != "full":
+            losses.append(of_rival(setting, label_smoothing=work.recipe.label_smoothing))
+            continue
+        if member.loss not in shared or draws_noise(setting):
             shared[member.loss] = configured(
                 member.loss,
                 classes=dataset.facts.classes,
@@ -396,6 +418,9 @@ def _noise_of(member: Member, device: torch.device) -> torch.Generator:
 
 
 def _refuse_unstackable(work: Work) -> None:
+    rival = next((kind for kind in map(top_layer_of, work.members) if kind != "full"), None)
+    if len(work.members) > 1 and rival is not None:
+        raise UsageError(f"trainings with a top layer of {rival} cannot be stacked; use stacks of 1")
     if len(work.members) > 1 and not stackable(work.recipe.network, work.recipe.dtype):
         raise UsageError(
             f"trainings of {work.recipe.network} in {work.recipe.dtype} cannot be stacked: only the MLP can, "

@@ -74,7 +74,13 @@ class Workplace:
 
     def _test(self, member: Member, emit: Callable[[Event], None]) -> None:
         device = torch.device(self._recipe.device)
-        model = training.model_of(member, self._recipe, self._dataset.facts, self._folder / CHECKPOINTS)
+        model = training.model_of(
+            member,
+            self._recipe,
+            self._dataset.facts,
+            self._folder / CHECKPOINTS,
+            training.class_frequencies(self._dataset),
+        )
         found, influence = evaluation.evaluate(member, model.to(device), self._dataset, device)
         write_influence(self._folder, member, influence)
         emit(Evaluated(evaluation=found))

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from bench.cli import accuracy, compare, doctor, export, history, listing, paper, speed
+from bench.cli import accuracy, compare, doctor, export, history, listing, paper, predict, single, speed
 
 app = typer.Typer(
     name="slc-bench",
@@ -18,6 +18,8 @@ app.command("accuracy")(accuracy.train)
 app.command("doctor")(doctor.look)
 app.command("list")(listing.show)
 app.command("paper")(paper.reproduce)
+app.command("single")(single.measure)
+app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)
 app.add_typer(history.app, name="history")
 app.command("export")(export.export)

@@ -30,7 +30,19 @@ Losses = Annotated[
     typer.Option(
         metavar="LIST",
         rich_help_panel=WHAT,
-        help=with_default("paper (the seven of Table 1), all (eleven), or names.", "the preset's, else paper"),
+        help=with_default(
+            "paper (the seven of Table 1), all (its eleven), or names; also importance-sampling, negative-sampling.",
+            "the preset's, else paper",
+        ),
+    ),
+]
+TopLayer = Annotated[
+    str,
+    typer.Option(
+        metavar="LIST",
+        rich_help_panel=WHAT,
+        help="full (trained by --losses), and rivals trained by their own: hierarchical-balanced, "
+        "hierarchical-huffman, adaptive, differentiated, low-rank; or all.",
     ),
 ]
 Lr = Annotated[
@@ -141,6 +153,7 @@ def train(
     ctx: typer.Context,
     dataset: Dataset = None,
     losses: Losses = None,
+    top_layer: TopLayer = "full",
     lr: Lr = None,
     seeds: Seeds = 1,
     network: Network = None,
@@ -184,6 +197,7 @@ def train(
     asked: dict[str, Any] = {
         "dataset": dataset,
         "losses": losses,
+        "top_layers": top_layer,
         "lr": lr,
         "seeds": seeds,
         "network": network,

@@ -22,6 +22,7 @@ def written(write: Callable[[], list[Path]], folder: Path, what: str = "tables a
         return []
 
 
-def exit_code(status: RunStatus) -> int:
-    """The exit code of a command whose run ended so."""
-    return {"complete": DONE, "interrupted": INTERRUPTED}.get(status, INCOMPLETE)
+def exit_code(status: RunStatus, *, undecided: bool = False) -> int:
+    """The exit code of a command whose run ended so; a complete one can leave undecided what was asked."""
+    code = {"complete": DONE, "interrupted": INTERRUPTED}.get(status, INCOMPLETE)
+    return INCOMPLETE if undecided and code == DONE else code

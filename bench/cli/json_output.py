@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bench.accuracy.rows import Table1Row
     from bench.accuracy.run import AccuracyRun
     from bench.run import Run
+    from bench.speed.energy_rows import EnergyRow
     from bench.speed.outlook import Outlook
     from bench.speed.rows import Row
 
@@ -22,13 +23,18 @@ ACCURACY_OUTLOOK_SCHEMA = "slc-bench/accuracy-outlook/1"
 OUTLOOK_SCHEMA = f"slc-bench/outlook/{SCHEMA_VERSION}"
 
 
-def run_object(run: "Run", rows: "Sequence[Row]") -> dict[str, object]:
-    """{schema, run, rows}: where the run is and how it ended, and its rows as in table3.csv."""
+def run_object(run: "Run", rows: "Sequence[Row]", energy: "Sequence[EnergyRow]" = ()) -> dict[str, object]:
+    """{schema, run, rows}: where the run is and how it ended, and its rows as in table3.csv.
+
+    And {energy}, as in energy.csv, if it was measured.
+    """
     manifest = run.manifest
+    joules = {"energy": [row.model_dump() for row in energy]} if energy else {}
     return {
         "schema": ROWS_SCHEMA,
         "run": {"path": str(run.path), "name": manifest.name, "created": manifest.created, "status": manifest.status},
         "rows": [row.model_dump() for row in rows],
+        **joules,
     }
 
 

@@ -31,13 +31,37 @@ MaxClasses = Annotated[
 ]
 Classes = Annotated[
     str | None,
-    typer.Option(metavar="LIST", rich_help_panel=WHAT, help="These class counts instead; 1 is always measured."),
+    typer.Option(
+        metavar="LIST", rich_help_panel=WHAT, help="These class counts instead; 1 (--subset: N) is always measured."
+    ),
 ]
 BatchSize = Annotated[list[str], typer.Option(metavar="LIST", rich_help_panel=WHAT, help="Examples a minibatch.")]
 Dtype = Annotated[list[str], typer.Option(metavar="LIST", rich_help_panel=WHAT, help="float32, bfloat16, float16.")]
 Compile = Annotated[
     list[str],
     typer.Option(metavar="LIST", rich_help_panel=WHAT, help="torch.compile: none, default, reduce-overhead."),
+]
+Work = Annotated[
+    list[str],
+    typer.Option(
+        metavar="LIST",
+        rich_help_panel=WHAT,
+        help="What counts as the work: logits; normalised: these and their log-normaliser; end-to-end: input from host "
+        "memory, scores back there.",
+    ),
+]
+Subset = Annotated[
+    int,
+    typer.Option(metavar="N", rich_help_panel=WHAT, help="Classes asked for at a time: N logits against all of them."),
+]
+TopLayer = Annotated[
+    list[str],
+    typer.Option(
+        metavar="LIST",
+        rich_help_panel=WHAT,
+        help="full, or a rival that scores the class instead: hierarchical-balanced, hierarchical-huffman, adaptive, "
+        "differentiated, low-rank.",
+    ),
 ]
 InputSize = Annotated[
     int | None,
@@ -49,11 +73,15 @@ Tf32 = Annotated[bool, typer.Option(rich_help_panel=HOW, help="TF32 in convoluti
 CudnnBenchmark = Annotated[
     bool, typer.Option(rich_help_panel=HOW, help="Let cuDNN try its algorithms and keep the fastest.")
 ]
+MemoryFormat = Annotated[
+    list[str],
+    typer.Option(metavar="LIST", rich_help_panel=HOW, help="Of images and weights: contiguous, channels-last."),
+]
 ChannelsLast = Annotated[
-    bool, typer.Option("--channels-last", rich_help_panel=HOW, help="Memory format of images and weights.")
+    bool, typer.Option("--channels-last", rich_help_panel=HOW, help="The same as --memory-format channels-last.")
 ]
 CudaGraph = Annotated[
-    bool, typer.Option("--cuda-graph", rich_help_panel=HOW, help="Capture each forward and replay it.")
+    list[str], typer.Option(metavar="LIST", rich_help_panel=HOW, help="Capture each forward and replay it: off, on.")
 ]
 Threads = Annotated[
     int | None, typer.Option(metavar="N", rich_help_panel=HOW, help=with_default("CPU threads.", "torch's own"))
@@ -87,6 +115,14 @@ Until = Annotated[
 ]
 Processes = Annotated[
     int, typer.Option(metavar="N", rich_help_panel=EFFORT, help="Fresh processes, one at a time, as replicates.")
+]
+Energy = Annotated[
+    bool,
+    typer.Option(
+        "--energy",
+        rich_help_panel=EFFORT,
+        help="Joules an image too, after the times: an NVIDIA GPU of one's own, some 2 min 20 s a setting.",
+    ),
 ]
 Quick = Annotated[
     bool,

@@ -23,12 +23,16 @@ def measure(
     batch_size: options.BatchSize = ["32"],  # noqa: B006
     dtype: options.Dtype = ["float32"],  # noqa: B006
     compile: options.Compile = ["none"],  # noqa: B006
+    work: options.Work = ["logits"],  # noqa: B006
+    subset: options.Subset = 1,
+    top_layer: options.TopLayer = ["full"],  # noqa: B006
     input_size: options.InputSize = None,
     device: options.Device = "auto",
     tf32: options.Tf32 = False,
     cudnn_benchmark: options.CudnnBenchmark = True,
+    memory_format: options.MemoryFormat = ["contiguous"],  # noqa: B006
     channels_last: options.ChannelsLast = False,
-    cuda_graph: options.CudaGraph = False,
+    cuda_graph: options.CudaGraph = ["off"],  # noqa: B006
     threads: options.Threads = None,
     seed: options.Seed = 0,
     order: options.Order = "interleaved",
@@ -36,6 +40,7 @@ def measure(
     minibatches: options.Minibatches = None,
     until: options.Until = None,
     processes: options.Processes = 1,
+    energy: options.Energy = False,
     quick: options.Quick = False,
     dry_run: options.DryRun = False,
     output: shared_options.Output = Path("results"),
@@ -60,17 +65,21 @@ def measure(
         batch_size=batch_size,
         dtype=dtype,
         compile=compile,
+        work=work,
+        subset=subset,
+        top_layer=top_layer,
         input_size=input_size,
         device=device,
         tf32=tf32,
         cudnn_benchmark=cudnn_benchmark,
-        channels_last=channels_last,
+        memory_format=_memory_format(memory_format, channels_last, given(ctx)),
         cuda_graph=cuda_graph,
         threads=threads,
         seed=seed,
         order=order,
         block=block,
         processes=processes,
+        energy=energy,
         **(_quick(asked, order) if quick else asked),
     )
     if dry_run:
@@ -90,6 +99,15 @@ def _resume(path: Path, names: set[str], *, json: bool, quiet: bool) -> int:
     from bench.cli import sweeping
 
     return sweeping.resume(path, json=json, quiet=quiet)
+
+
+def _memory_format(formats: list[str], channels_last: bool, names: set[str]) -> list[str]:
+    """--channels-last is another way to write one of --memory-format's values."""
+    if not channels_last:
+        return formats
+    if "memory_format" in names:
+        raise UsageError("--channels-last and --memory-format say the same: give the latter, with all formats wanted")
+    return ["channels-last"]
 
 
 def _quick(asked: dict[str, Any], order: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from reports import results, terminal
 from reports.pipes import WhileRead, while_read
 
 
-def request(*, minibatches: int | None, **options: Any) -> Request:
+def request(*, minibatches: int | None, memory_format: list[str], **options: Any) -> Request:
     """Options of the command line as a request; lists may be repeated or comma-separated."""
     return Request(
         minibatches=100 if minibatches is None else minibatches,
@@ -32,6 +32,10 @@ def request(*, minibatches: int | None, **options: Any) -> Request:
             "batch_size": [_integer("--batch-size", size) for size in _split(options["batch_size"])],
             "dtype": _split(options["dtype"]),
             "compile": _split(options["compile"]),
+            "work": _split(options["work"]),
+            "top_layer": _split(options["top_layer"]),
+            "channels_last": _switches("--memory-format", memory_format, "contiguous", "channels-last"),
+            "cuda_graph": _switches("--cuda-graph", options["cuda_graph"], "off", "on"),
         },
     )
 
@@ -58,6 +62,9 @@ def outlook(request: Request, *, json: bool) -> int:
         json_output.print_object(json_output.outlook_object(expected))
     else:
         terminal.print_outlook(expected)
+    warnings = terminal.choose_view(sys.stderr, quiet=True)
+    for notice in planned.notices:
+        warnings.notice(notice)
     return DONE
 
 
@@ -77,10 +84,12 @@ def _measure(planned: Plan, recorder: Recorder, *, json: bool, quiet: bool) -> i
             view.notice(notice)
     else:
         view.finish(run, result.rows, result.notices, result.break_evens, paths)
+        with while_read(stream):
+            terminal.print_lines(result.energy.lines, stream)
     if json:
         with while_read(sys.stdout):
-            json_output.print_object(json_output.run_object(run, result.rows))
-    return exit_code(run.manifest.status)
+            json_output.print_object(json_output.run_object(run, result.rows, result.energy.rows))
+    return exit_code(run.manifest.status, undecided=result.energy.is_undecided)
 
 
 def _write(result: results.Result) -> list[Path]:
@@ -168,19 +177,22 @@ def _operations(planned: Plan) -> dict[duration.Key, int]:
         name: backbone_operations(network, planned.facts[name].top) for name, network in planned.networks.items()
     }
     return {
-        (index, classes): duration.pass_operations(
-            setting,
-            classes,
-            backbone=backbones[setting.arch],
-            features=planned.facts[setting.arch].top.features,
-        )
+        (index, classes): duration.pass_operations(setting, backbone=backbones[setting.arch], top_layer=work.operations)
         for index, setting in enumerate(planned.settings)
-        for classes in planned.protocol.classes
+        for classes, work in planned.top_layer_works(setting).items()
     }
 
 
 def _split(values: Iterable[str]) -> list[str]:
     return [part.strip() for value in values for part in value.split(",") if part.strip()]
+
+
+def _switches(option: str, texts: Iterable[str], off: str, on: str) -> list[bool]:
+    asked = _split(texts)
+    for text in asked:
+        if text not in (off, on):
+            raise UsageError(f"{option} {text!r}: must be one of {off}, {on}")
+    return [text == on for text in asked]
 
 
 def _integer(option: str, text: str) -> int:

@@ -211,7 +211,7 @@ def arguments(group: Sequence[PointChange], *, seed: int, input_size: int | None
     rounds = max(math.ceil(point.new.rounds / max(1, len(point.new.replicates))) for point in group)
     values = {
         "--arch": work.arch,
-        "--classes": ",".join(str(count) for count in (1, *(point.work.classes for point in group))),
+        "--classes": ",".join(str(count) for count in (work.subset, *(point.work.classes for point in group))),
         "--minibatches": rounds,
         "--processes": 1,
         "--seed": seed,
@@ -224,11 +224,19 @@ def arguments(group: Sequence[PointChange], *, seed: int, input_size: int | None
         "--threads": threads,
         "--input-size": input_size,
     }
+    # Left out at their defaults: a side may be a version of slc-bench that does not know them.
+    newer = {
+        "--cuda-graph": "on" if work.cuda_graph else "off",
+        "--work": work.work,
+        "--subset": work.subset,
+        "--top-layer": work.top_layer,
+    }
+    usual = {"--cuda-graph": "off", "--work": "logits", "--subset": 1, "--top-layer": "full"}
+    values |= {option: value for option, value in newer.items() if value != usual[option]}
     switches = {
         "--tf32": work.tf32,
         "--no-cudnn-benchmark": not work.cudnn_benchmark,
         "--channels-last": work.channels_last,
-        "--cuda-graph": work.cuda_graph,
     }
     given = [text for option, value in values.items() if value is not None for text in (option, str(value))]
     return (*given, *(option for option, is_on in switches.items() if is_on))

@@ -15,6 +15,9 @@ _OPTIONS = {
     "cudnn_benchmark": "no cudnn benchmark",
     "order": "{} order",
     "block": "block {}",
+    "work": "work {}",
+    "subset": "{} classes at a time",
+    "top_layer": "top layer {}",
 }
 
 

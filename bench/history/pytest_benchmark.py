@@ -174,7 +174,10 @@ def _in_order(run: Run, brief: Snapshot) -> Iterator[_Timed | Point]:
     points = iter(brief.points)
     for index, table in enumerate(round_tables(run)):
         setting = run.manifest.settings[index]
-        counts = sorted({each.classes for each in run.manifest.points if each.setting == index and each.classes > 1})
+        asked = setting.subset
+        counts = sorted(
+            {each.classes for each in run.manifest.points if each.setting == index and each.classes > asked}
+        )
         is_first = True
         for classes in counts:
             point = next(points)
@@ -183,7 +186,7 @@ def _in_order(run: Run, brief: Snapshot) -> Iterator[_Timed | Point]:
                 continue
             label = setting_label(point.work, point.threads)
             if is_first:
-                yield _Timed(label, setting.arch, 1, _present(table.single() / setting.batch_size), ())
+                yield _Timed(label, setting.arch, asked, _present(table.single() / setting.batch_size), ())
                 is_first = False
             data = _present(table.times(classes) / setting.batch_size)
             yield _Timed(label, setting.arch, classes, data, (point,))

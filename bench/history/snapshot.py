@@ -15,12 +15,13 @@ import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
 from scipy import stats
 
+from archs.top_layer_kinds import TopLayerKind
 from bench.folder import Record, RunStatus
 from bench.machine.fingerprint import Machine
 from bench.run import Point as RunPoint
 from bench.run import Run, Status
 from bench.speed.rows import RoundTable, has_times, round_tables
-from bench.speed.settings import CompileMode, Dtype, Order, Setting
+from bench.speed.settings import CompileMode, Dtype, Order, Setting, WorkKind
 from bench.speed.statistics import RESAMPLES, Floats, Integers, Ratio, ratios
 
 SCHEMA_VERSION = 1
@@ -71,6 +72,9 @@ class Work(Record):
     cudnn_benchmark: bool = True
     order: Order = "interleaved"
     block: PositiveInt = 1
+    work: WorkKind = "logits"
+    subset: PositiveInt = 1
+    top_layer: TopLayerKind = "full"
 
 
 class Place(Record):
@@ -128,7 +132,7 @@ class Snapshot(Circumstances):
 
 
 def snapshot(run: Run, *, resamples: int = RESAMPLES) -> Snapshot:
-    """A run in brief; class count 1 has no point of its own, for it is in all of them.
+    """A run in brief; the reference's class count, 1, has no point of its own, for it is in all of them.
 
     Errors come from the spread between processes where two or more are whole, otherwise from a bootstrap over rounds
     (bench.speed.statistics.ratios), with this many resamples.
@@ -161,10 +165,12 @@ def work_of(setting: Setting, classes: int) -> Work:
 def _points(run: Run, index: int, setting: Setting, table: RoundTable, resamples: int) -> list[Point]:
     found: dict[int, list[RunPoint]] = {}
     for point in run.manifest.points:
-        if point.setting == index and point.classes > 1:
+        if point.setting == index and point.classes > setting.subset:
             found.setdefault(point.classes, []).append(point)
     single_failed = [
-        point for point in run.manifest.points if point.setting == index and point.classes == 1 and point.status != "ok"
+        point
+        for point in run.manifest.points
+        if point.setting == index and point.classes == setting.subset and point.status != "ok"
     ]
     return [_point(setting, classes, [*single_failed, *found[classes]], table, resamples) for classes in sorted(found)]
 
@@ -175,7 +181,8 @@ def _point(setting: Setting, classes: int, processes: Sequence[RunPoint], table:
     if failed is not None:
         return Point(work=work, threads=setting.threads, status=failed.status, reason=failed.reason)
     single, every = table.single() / setting.batch_size, table.times(classes) / setting.batch_size
-    samples = [*table.samples(1), *table.samples(1, control=True), *table.samples(classes)]
+    slots = [(setting.subset, False), (setting.subset, True), (classes, False)]
+    samples = [sample for slot in slots for sample in table.samples(*slot)]
     marked = sum(bool(sample.marks) for sample in samples)
     point = measured(work, single, every, table.processes, resamples=resamples, seed=setting.seed)
     return point.model_copy(update={"threads": setting.threads, "marked": marked if point.all else 0})

@@ -232,10 +232,15 @@ def _find(nvml: Any, uuid: str) -> tuple[str, Any]:
 
 @contextlib.contextmanager
 def _clear_errors(nvml: Any, what: str) -> Iterator[None]:
-    """Turn what pynvml raises into one line; an old pynvml lacks functions, an old driver's lack is an NVMLError."""
+    """Turn what pynvml raises into one line.
+
+    An old pynvml lacks functions (AttributeError). What an old driver lacks is an NVMLError, and for some functions of
+    several versions an NVMLLibraryMismatchError, which is none.
+    """
+    mismatch: type[Exception] = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
     try:
         yield
-    except (nvml.NVMLError, AttributeError, OSError) as error:
+    except (nvml.NVMLError, mismatch, AttributeError, OSError) as error:
         raise NvmlUnavailable(f"{what}: {_first_line(error)}") from None
 
 

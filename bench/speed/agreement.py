@@ -1,4 +1,8 @@
-"""Before anything is timed: is the single logit the same number as its column of all logits?"""
+"""Before anything is timed: is the single logit the same number as its column of all logits?
+
+The same is asked of every kind of score: log-probabilities of the classes asked for must be those of the eager network,
+and a rival's scores the columns of all its log-probabilities.
+"""
 
 from collections.abc import Callable
 
@@ -22,7 +26,7 @@ COLUMNS = 1024
 
 
 class Reference:
-    """The single logit of two minibatches as the eager network gives it: what every forward to be timed is held to.
+    """The scores asked for, of two minibatches, as the eager network gives them: what forwards to be timed are held to.
 
     Two, because one is not enough: a graph that was captured with a minibatch gives its logits whatever it is
     loaded with, if it reads another buffer than the one that is filled, or none.
@@ -31,7 +35,7 @@ class Reference:
     def __init__(
         self, single: Callable[[Tensor], Tensor], several: Callable[[Tensor], Tensor], minibatch: Tensor
     ) -> None:
-        """Run the eager network with one class and with several on a minibatch, of shape (batch, *input_shape).
+        """Run the eager network for the classes asked for and for several, on a minibatch (batch, *input_shape).
 
         The logits of several say how large logits are here; one alone may be small by chance.
         """
@@ -41,15 +45,16 @@ class Reference:
         self._other = single(-minibatch)
 
     def disagreement(self, forward: Forward, setting: Setting) -> str | None:
-        """Why a forward, of any class count, does not give these single logits in its column 0; None if it does.
+        """Why a forward, of any class count, does not give these scores in its first columns; None if it does.
 
         It is compared on the minibatch's negative, which no forward was made or primed with.
         """
         forward.load(self._minibatch)
-        captured = forward()[:, :1].clone()  # the rest is let go: no more than one minibatch's logits at a time
+        asked = self._captured.shape[1]
+        captured = forward()[:, :asked].clone()  # the rest is let go: no more than one minibatch's logits at a time
         forward.load(-self._minibatch)
         logits = forward()
-        deaf = torch.equal(captured, logits[:, :1]) and not torch.equal(self._captured, self._other)
+        deaf = torch.equal(captured, logits[:, :asked]) and not torch.equal(self._captured, self._other)
         difference = disagreement(self._other, logits, setting, self._scale)
         forward.load(self._minibatch)  # or the negative would stay in memory until the first round
         if deaf:
@@ -58,25 +63,39 @@ class Reference:
 
 
 def disagreement(single: Tensor, logits: Tensor, setting: Setting, scale: Tensor | None = None) -> str | None:
-    """Why (batch, 1) single logits are not column 0 of (batch, k) logits, or None if they are.
+    """Why single logits, (batch, subset), are not the first columns of (batch, k) logits, or None if they are.
 
     `scale` is the root mean square that they are judged by; that of the logits themselves if there is none.
     """
-    seen = logits[:, :COLUMNS].float()
-    if tuple(single.shape) != (len(logits), 1):
-        return f"the single logit has shape {tuple(single.shape)} where {(len(logits), 1)} is right"
+    asked = setting.subset
+    seen = logits[:, : max(COLUMNS, asked)].float()
+    if tuple(single.shape) != (len(logits), asked):
+        return f"the single logit has shape {tuple(single.shape)} where {(len(logits), asked)} is right"
     if not (torch.isfinite(seen).all() and torch.isfinite(single).all()):
         return "the logits are not finite numbers: a time taken on them would not be that of a working network"
-    precision = "tf32" if setting.tf32 and setting.dtype == "float32" and logits.is_cuda else setting.dtype
+    precision = "tf32" if setting.tf32 and setting.dtype == "float32" and setting.device != "cpu" else setting.dtype
     tolerance = TOLERANCE[precision] * (1 if setting.compile == "none" else COMPILED_FACTOR)
-    largest = (single.float() - seen[:, :1]).abs().max()
+    largest = (single.float() - seen[:, :asked]).abs().max()
     difference = (largest / (_size(seen) if scale is None else scale)).item()
     if not difference <= tolerance:
         return (
-            f"the single logit differs from its column of all logits by {difference:.1e} of their size, "
-            f"more than {tolerance:.0e} for {precision}"
+            f"{_WORDS[_scored(setting)]} by {difference:.1e} of their size, more than {tolerance:.0e} for {precision}"
         )
     return None
+
+
+#: What differs from what, by what the scores are.
+_WORDS = {
+    "logits": "the single logit differs from its column of all logits",
+    "normalised": "the log-probability asked for differs from the eager network's",
+    "rival": "the score asked for differs from its column of all log-probabilities",
+}
+
+
+def _scored(setting: Setting) -> str:
+    if setting.top_layer != "full":
+        return "rival"
+    return "normalised" if setting.work == "normalised" else "logits"
 
 
 def _size(logits: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 On a CPU asking for too much is not answered with an error: the kernel kills a process, perhaps another one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 #: Left alone whatever is measured: other programs, allocators' rounding, the run's own records.
@@ -17,10 +17,15 @@ class Demand:
     row_bytes: int  # of one class in the top layer, bias included
     logit_bytes: int  # of one class's logits for a minibatch
     activation_bytes: int  # of the backbone while it runs
+    logit_copies: int = 2  # they stand twice while they are compared with the single one
 
     def at(self, classes: int) -> int:
-        """Bytes at a class count; the logits stand twice while they are compared with the single one."""
-        return classes * (self.row_bytes + 2 * self.logit_bytes) + self.activation_bytes
+        """Bytes at a class count."""
+        return self.beside(classes, classes * self.row_bytes)
+
+    def beside(self, classes: int, weight_bytes: int) -> int:
+        """Bytes at a class count beside weights of so many bytes."""
+        return weight_bytes + classes * self.logit_copies * self.logit_bytes + self.activation_bytes
 
 
 def shortage(what: str, needed_bytes: int, free_bytes: int) -> str | None:
@@ -33,10 +38,21 @@ def shortage(what: str, needed_bytes: int, free_bytes: int) -> str | None:
 
 def refusal(classes: int, demand: Demand, free_bytes: int) -> str | None:
     """Why a class count does not fit into `free_bytes`, or None if it does."""
-    return shortage(f"{classes:,} classes", demand.at(classes), free_bytes)
+    return _refusal(classes, demand.at(classes), free_bytes)
 
 
 def split_by_fit(classes: Sequence[int], demand: Demand, free_bytes: int) -> tuple[list[int], dict[int, str]]:
     """The counts that fit, ascending, and the reason for each that does not."""
-    refused = {count: reason for count in classes if (reason := refusal(count, demand, free_bytes))}
-    return sorted(set(classes) - set(refused)), refused
+    return split_by_need({count: demand.at(count) for count in classes}, free_bytes)
+
+
+def split_by_need(needed_bytes: Mapping[int, int], free_bytes: int) -> tuple[list[int], dict[int, str]]:
+    """The same for counts whose needs are known: class count -> bytes."""
+    refused = {
+        count: reason for count, needed in needed_bytes.items() if (reason := _refusal(count, needed, free_bytes))
+    }
+    return sorted(set(needed_bytes) - set(refused)), refused
+
+
+def _refusal(classes: int, needed_bytes: int, free_bytes: int) -> str | None:
+    return shortage(f"{classes:,} classes", needed_bytes, free_bytes)

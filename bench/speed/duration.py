@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping
 
 from bench.run import Run
-from bench.speed.prediction import top_layer_work
 from bench.speed.rounds import slots_of
 from bench.speed.settings import Protocol, Setting
 
@@ -13,16 +12,15 @@ from bench.speed.settings import Protocol, Setting
 Key = tuple[int, int]
 
 
-def pass_operations(setting: Setting, classes: int, *, backbone: int, features: int) -> int:
-    """Floating-point operations of one pass; `backbone` is one example's, without the top layer."""
-    top = top_layer_work(batch_size=setting.batch_size, features=features, classes=classes, bias=True, itemsize=1)
-    return setting.batch_size * backbone + top.operations
+def pass_operations(setting: Setting, *, backbone: int, top_layer: int) -> int:
+    """Floating-point operations of one pass: `backbone` is one example's, `top_layer` a minibatch's."""
+    return setting.batch_size * backbone + top_layer
 
 
 def passes_planned(setting: Setting, protocol: Protocol) -> Counter[int]:
-    """Timed passes of one round by class count; the single logit has two slots."""
+    """Timed passes of one round by class count; the reference has two slots."""
     passes: Counter[int] = Counter()
-    for slot in slots_of(protocol.classes):
+    for slot in slots_of(protocol.classes, setting.subset):
         passes[slot.classes] += setting.block
     return passes
 

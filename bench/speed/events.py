@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from bench.folder import Notice
 from bench.run import Point, Process, Sample
+from bench.speed.energy import Window
 
 
 class _Event(BaseModel):
@@ -33,6 +34,13 @@ class PassesDone(_Event):
     samples: tuple[Sample, ...]
 
 
+class WindowDone(_Event):
+    """A window of energy to write."""
+
+    event: Literal["window"] = "window"
+    window: Window
+
+
 class ProcessState(_Event):
     """A process began, or ended, its work on a setting."""
 
@@ -47,5 +55,5 @@ class Noticed(_Event):
     notice: Notice
 
 
-Event = Annotated[Doing | PointFound | PassesDone | ProcessState | Noticed, Field(discriminator="event")]
+Event = Annotated[Doing | PointFound | PassesDone | WindowDone | ProcessState | Noticed, Field(discriminator="event")]
 EVENT: TypeAdapter[Event] = TypeAdapter(Event)

@@ -1,4 +1,4 @@
-"""The ways to run a network at one class count: eager, compiled, as a replayed CUDA graph."""
+"""The ways to run a network at one class count: eager, compiled, as a replayed CUDA graph; from the host and back."""
 
 import time
 import types
@@ -60,13 +60,21 @@ class GraphReplay:
     def __init__(self, network: Callable[[Tensor], Tensor], capture: Capture) -> None:
         self._input = capture.input
         stream, device = capture.stream, capture.input.device
-        stream.wait_stream(torch.cuda.current_stream(device))
+        before = torch.cuda.current_stream(device)
+        try:
+            self._capture(network, capture.pool, stream, before)
+        finally:
+            # Not every torch does so where a capture fails, and whatever is run next would be run on its stream.
+            torch.cuda.set_stream(before)
+
+    def _capture(self, network: Callable[[Tensor], Tensor], pool: Any, stream: Any, before: Any) -> None:
+        stream.wait_stream(before)
         with torch.cuda.stream(stream):
             for _ in range(PRIMING_CALLS):
                 network(self._input)
-        torch.cuda.current_stream(device).wait_stream(stream)
+        before.wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=capture.pool, stream=stream):
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream):
             self._logits = network(self._input)
 
     def load(self, minibatch: Tensor) -> None:
@@ -77,6 +85,44 @@ class GraphReplay:
         """Replay; the logits, of shape (batch, classes), are overwritten by the next replay."""
         self._graph.replay()
         return self._logits
+
+
+class HostMemory:
+    """What the end-to-end passes of one setting share: the input's place on the device, the scores' on the host.
+
+    On CUDA the host's memory is pinned: from any other, a copy goes through a pinned one first.
+    """
+
+    def __init__(self, example: Tensor, scores: int) -> None:
+        """`example`: a minibatch where the network takes it; `scores`: most that any pass leaves."""
+        self.input = torch.empty_like(example)
+        self.scores = torch.empty(scores, dtype=example.dtype, pin_memory=example.is_cuda)
+
+
+class EndToEnd:
+    """A forward with its input from the host's memory and its scores back there, copies included."""
+
+    def __init__(self, inner: Forward, input: Tensor, scores: Tensor) -> None:
+        """`inner` reads `input`, a fixed place; `scores` takes what it gives, one after the other."""
+        self._inner = inner
+        self._input = input
+        self._scores = scores
+        self._minibatch: Tensor
+
+    def load(self, minibatch: Tensor) -> None:
+        """Take the next input, in the host's memory; nothing is copied yet."""
+        self._minibatch = minibatch
+        self._inner.load(self._input)
+
+    def __call__(self) -> Tensor:
+        """Scores in the host's memory, overwritten by the next pass of any class count."""
+        self._input.copy_(self._minibatch, non_blocking=True)
+        found = self._inner()
+        taken = self._scores[: found.numel()].view(found.shape)
+        taken.copy_(found, non_blocking=True)
+        if found.is_cuda:
+            torch.cuda.current_stream(found.device).synchronize()  # until then nobody can read them
+        return taken
 
 
 @dataclass(frozen=True)
@@ -91,16 +137,18 @@ class Made:
 class ForwardMaker:
     """Makes the forwards of one setting, one for each class count."""
 
-    def __init__(self, setting: Setting, example: Tensor) -> None:
+    def __init__(self, setting: Setting, example: Tensor, scores: int = 0) -> None:
+        """`example`: a minibatch where passes take it; `scores`: most that a pass leaves, for --work end-to-end."""
         self._setting = setting
-        self._example = example
-        self._capture = Capture(example) if setting.cuda_graph else None
+        self._example = example.to(setting.device)
+        self._capture = Capture(self._example) if setting.cuda_graph else None
+        self._host = HostMemory(self._example, scores) if setting.work == "end-to-end" else None
 
     def __call__(self, network: nn.Module, when_compiled: Callable[[], None] = lambda: None) -> Made:
         """Make one; `when_compiled` is called once compiling, if any, is over and before the network is captured.
 
         Whatever goes wrong while compiling, capturing or running is raised as torch raises it; RuntimeError where
-        torch.compile left out the CUDA graphs that it was asked for.
+        torch.compile compiled nothing, or left out the CUDA graphs that it was asked for.
         """
         began = time.perf_counter()
         graphs: int | None = None
@@ -112,7 +160,15 @@ class ForwardMaker:
         if self._example.is_cuda:
             torch.cuda.synchronize(self._example.device)
         eager = self._setting.compile == "none" and self._capture is None
-        return Made(forward, graphs, None if eager else time.perf_counter() - began)
+        prepared_s = None if eager else time.perf_counter() - began
+        return Made(self._from_host(forward), graphs, prepared_s)
+
+    def _from_host(self, forward: Forward) -> Forward:
+        if self._host is None:
+            return forward
+        # A graph's own input takes the minibatch itself: the place of another would be one copy more.
+        place = self._host.input if self._capture is None else self._capture.input
+        return EndToEnd(forward, place, self._host.scores)
 
     def _around(self, call: Callable[[Tensor], Tensor]) -> Forward:
         return Eager(call) if self._capture is None else GraphReplay(call, self._capture)
@@ -131,7 +187,13 @@ class ForwardMaker:
             forward()
         if mode == "reduce-overhead" and _counted("inductor", "cudagraph_skips") > skips:
             raise RuntimeError("torch.compile skipped CUDA graphs (cudagraph_skips): reduce-overhead would be default")
-        return forward, _counted("stats", "unique_graphs") - graphs
+        made = _counted("stats", "unique_graphs") - graphs
+        if made != 1:
+            raise RuntimeError(
+                f"torch.compile made {made} graphs where 1 is right: what would be timed is not the compiled network"
+                + (" but the eager one (is TORCH_COMPILE_DISABLE set?)" if made == 0 else "")
+            )
+        return forward, made
 
 
 def compiled_alone(network: nn.Module, mode: str) -> Callable[[Tensor], Tensor]:

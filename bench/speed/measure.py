@@ -1,8 +1,8 @@
 """One process measures one setting, from the empty machine to the last round.
 
-    rates -> backbone -> what fits -> bank -> first calls -> warm-up rounds -> timed rounds
-      |         |            |                    |                |               |
-      +---------+------------+--- every finding is emitted as an event ------------+
+    rates -> backbone -> what fits -> bank -> first calls -> warm-up rounds -> timed rounds (-> energy)
+      |         |            |                    |                |               |             |
+      +---------+------------+--- every finding is emitted as an event ------------+-------------+
 
 What is emitted is written and shown by the receiver, between passes and never during one: `emit` returns when
 the receiver is done.
@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 
 import torch
 from torch import nn
@@ -20,6 +21,7 @@ from torch import nn
 from archs.registry import Network
 from archs.top_layer import TopLayer
 from bench.folder import now
+from bench.machine.energy import EnergyMeter, EnergyRefused
 from bench.machine.memory import free_bytes
 from bench.machine.nvml import GpuProbe, NvmlUnavailable, throttled_between
 from bench.run import Phase, Point, Process, Sample, Status, StopReason
@@ -34,19 +36,22 @@ from bench.speed.assembly import (
     pool_bytes,
     pool_size,
 )
-from bench.speed.capacity import Demand, shortage, split_by_fit
+from bench.speed.capacity import Demand, shortage, split_by_need
 from bench.speed.clocks import Forward, clock_for
-from bench.speed.events import Doing, Event, Noticed, PassesDone, PointFound, ProcessState
+from bench.speed.energy import EnergyProtocol, Window, measure_energy, order, work_of
+from bench.speed.energy_rows import no_energy
+from bench.speed.events import Doing, Event, Noticed, PassesDone, PointFound, ProcessState, WindowDone
 from bench.speed.failures import first_line, status_of
-from bench.speed.forwards import ForwardMaker, no_recompilation
+from bench.speed.forwards import Eager, ForwardMaker, no_recompilation
 from bench.speed.passes import Failure, PassRunner
 from bench.speed.peak_memory import PeakMemory
-from bench.speed.prediction import Rates, Work, calibrate
+from bench.speed.prediction import Rates, calibrate
 from bench.speed.settings import Protocol, Setting
 from bench.speed.statistics import steady, warmup_limit
 from bench.speed.stopping import Stopping
 from bench.speed.tasks import Assignment
 from bench.speed.torch_state import DTYPES, torch_state
+from bench.speed.work import held_bytes, is_reference, is_rival, scores, works_of
 
 Emit = Callable[[Event], None]
 
@@ -94,7 +99,8 @@ class _Measurement:
         self._emit = emit
         self._device = torch.device(assignment.setting.device)
         self._points = {point.classes: point for point in assignment.points}
-        self._backbone_bytes = assignment.backbone_bytes
+        self._assignment = assignment
+        self._pool: list[torch.Tensor] = []
         self._forwards: dict[int, Forward] = {}
         self._runner: PassRunner | None = None
         self._probe = self._open_probe()
@@ -108,12 +114,14 @@ class _Measurement:
         )
 
     def run(self) -> None:
-        """Prepare, then time."""
+        """Prepare, then time, then measure energy if this process is to."""
         try:
             self.prepare()
         except Exception as error:  # what a user's network raises while it is built is a row, not a traceback
             self.fail_all(status_of(error), first_line(error))
         self.time()
+        if self._assignment.energy and self._setting.subset in self._forwards:
+            self._measure_energy()
 
     # -- before the first round ---------------------------------------------------------------------------------
 
@@ -126,30 +134,32 @@ class _Measurement:
         rates = calibrate(
             self._device,
             self._dtype,
-            self._setting.batch_size,
+            self._setting.batch_size * self._assignment.positions,
             largest_bytes=max(point.bytes for point in self._points.values()),
             free_bytes=_free_bytes(self._setting),
+            features=self._assignment.features,
         )
-        self._tell(operations_per_s=rates.operations_per_s, bytes_per_s=rates.bytes_per_s)
+        self._tell(**asdict(rates))
         self._doing(f"building {self._setting.arch}")
-        inputs = pool_bytes(self._setting, self._process.pool)
-        if self._lacks("the network and its inputs", self._backbone_bytes + inputs):
+        inputs = self._input_bytes()
+        if self._lacks("the network and its inputs", self._assignment.backbone_bytes + inputs):
             return
         backbone, top = build_backbone(self._network, self._setting)
         example = one_example(self._setting)
         least_bytes = 2 * largest_step_bytes(backbone, example) * self._setting.batch_size
         if self._lacks("one forward and its inputs", inputs + least_bytes):
             return
-        pool = input_pool(self._setting, self._process.pool)
+        self._pool = pool = input_pool(self._setting, self._process.pool)
         self._runner = PassRunner(
             setting=self._task.setting,
             process=self._task.process,
-            clock=clock_for(self._device),
+            clock=clock_for(self._device, self._setting.work),
             pool=pool,
             threads=self._setting.threads,
             probe=self._probe,
         )
-        assembly = self._assemble(backbone, top, rates, max(least_bytes, self._activation_bytes(backbone, pool[0])))
+        activation_bytes = max(least_bytes, self._activation_bytes(backbone, pool[0].to(self._device)))
+        assembly = self._assemble(backbone, top, rates, activation_bytes)
         if assembly is not None:
             self._first_calls(assembly, pool[0])
 
@@ -164,6 +174,13 @@ class _Measurement:
 
     def _counters(self) -> dict[str, int]:
         return self._probe.counters() if self._probe else {}
+
+    def _input_bytes(self) -> int:
+        """Bytes of minibatches on the device: end to end there is one, beside those in the host's memory."""
+        pool = pool_bytes(self._setting, self._process.pool)
+        if not self._from_host:
+            return pool
+        return pool_bytes(self._setting, 1) + (pool if self._device.type == "cpu" else 0)
 
     def _lacks(self, what: str, needed: int) -> bool:
         """Whether something that every class count needs does not fit; all points then say so."""
@@ -184,28 +201,24 @@ class _Measurement:
 
     def _assemble(self, backbone: nn.Module, top: TopLayer, rates: Rates, activation_bytes: int) -> Assembly | None:
         """See which class counts fit, and make a bank for the largest of them."""
-        demand = Demand(
-            row_bytes=(top.features + top.bias) * self._dtype.itemsize,
-            logit_bytes=self._setting.batch_size * self._dtype.itemsize,
-            activation_bytes=activation_bytes,
-        )
-        single = _work(self._points[1])
-        for count in self._alive():
-            self._update(count, added_s=rates.seconds(_work(self._points[count]) - single))
-        fitting, refused = split_by_fit(self._alive(), demand, _free_bytes(self._setting))
-        for count, reason in refused.items():
-            self._fail(Failure(count, "out-of-memory", reason))
+        if not (self._from_host and self._device.type == "cuda"):  # how fast its bus copies is not calibrated
+            works = works_of(self._setting, top, {*self._alive(), self._setting.subset})
+            for count in self._alive():
+                self._update(count, added_s=rates.added_seconds(works[count], works[self._setting.subset]))
+        fitting = self._fitting(top, activation_bytes)
         while fitting:
-            self._doing(f"filling a top layer of {fitting[-1]:,} rows")
+            rows = self._bank_rows(fitting)
+            self._doing(f"filling a top layer of {rows:,} rows")
             try:
-                return Assembly(backbone, top, self._setting, fitting[-1])
+                return Assembly(backbone, top, self._setting, rows)
             except Exception as error:  # the allocator knows better than the look before: try the next smaller count
                 self._fail(Failure(fitting.pop(), status_of(error), first_line(error)))
         return None
 
     def _first_calls(self, assembly: Assembly, example: torch.Tensor) -> None:
         """Call every count once, smallest first: its time, its memory, and whether its logits agree."""
-        make = ForwardMaker(self._setting, example)
+        most = max((scores(self._setting, count) for count in self._alive()), default=0)
+        make = ForwardMaker(self._setting, example, scores=self._setting.batch_size * most)
         reference: Reference | None = None
         for count in self._alive():
             self._doing(f"first call at {count:,} classes")
@@ -213,8 +226,8 @@ class _Measurement:
             try:
                 found = self._first_call(make, assembly, count)
                 if count in self._forwards:
-                    reference = reference or self._reference(assembly, example)
-                    self._check(count, reference)
+                    reference = reference or assembly.reference(self._setting.subset, example)
+                    self._check(count, assembly, reference, example)
             except Exception as error:
                 self._fail(Failure(count, status_of(error), first_line(error)))
             if self._points[count].status != "ok":
@@ -232,21 +245,62 @@ class _Measurement:
         self._forwards[count] = made.forward
         self._passes([rounds.PlannedPass(rounds.Slot(count), round=0)], "first")
         highest = peak.read()
-        not_deployed = assembly.unused_bytes(count) + pool_bytes(self._setting, self._process.pool - 1)
+        not_deployed = assembly.unused_bytes(count)
+        if not (self._from_host and self._device.type == "cuda"):  # else the pool is not in the device's memory
+            not_deployed += pool_bytes(self._setting, self._process.pool - 1)
         return {
             "graphs": made.graphs,
             "preparation_s": made.preparation_s,
             "peak_memory_bytes": None if highest is None else highest - not_deployed,
         }
 
-    def _reference(self, assembly: Assembly, example: torch.Tensor) -> Reference:
-        several = min(assembly.classes, COLUMNS)
-        return Reference(assembly.network(1), assembly.network(several), example)
-
-    def _check(self, count: int, reference: Reference) -> None:
-        difference = reference.disagreement(self._forwards[count], self._setting)
+    def _check(self, count: int, assembly: Assembly, reference: Reference, example: torch.Tensor) -> None:
+        """Hold a forward to what its scores must be; `reference` is that of the logits asked for, computed alone."""
+        forward, setting = self._forwards[count], self._setting
+        if is_reference(setting, count) or (setting.top_layer == "full" and setting.work != "normalised"):
+            difference = reference.disagreement(forward, setting)
+        else:
+            difference = assembly.reference(count, example).disagreement(forward, setting)
+            if difference is None and not is_rival(setting, count):
+                # Log-probabilities do not tell on their own whether the logits behind them are those of single units.
+                logits = setting.model_copy(update={"work": "logits", "compile": "none"})
+                difference = reference.disagreement(Eager(assembly.logits(count)), logits)
         if difference is not None:
             self._fail(Failure(count, "failed", difference))
+
+    def _fitting(self, top: TopLayer, activation_bytes: int) -> list[int]:
+        """Class counts that fit, ascending; the others fail with the reason.
+
+        Rivals share no rows with one another, so what a count needs comes on top of all smaller ones.
+        """
+        demand = Demand(
+            row_bytes=(top.features + top.bias) * self._dtype.itemsize,
+            logit_bytes=self._setting.batch_size * top.outputs * self._dtype.itemsize,
+            activation_bytes=activation_bytes,
+            logit_copies=_LOGIT_COPIES[self._setting.work] + (self._setting.top_layer != "full") * _RIVAL_COPIES,
+        )
+        needs: dict[int, int] = {}
+        rivals = 0
+        for count in self._alive():
+            weights = held_bytes(self._setting, top, count)
+            needs[count] = demand.beside(count, rivals + weights)
+            rivals += weights if is_rival(self._setting, count) else 0
+        fitting, refused = split_by_need(needs, _free_bytes(self._setting))
+        if self._from_host and self._device.type == "cuda":
+            row = self._setting.batch_size * self._dtype.itemsize
+            inputs = pool_bytes(self._setting, self._process.pool)
+            left = {count: inputs + row * scores(self._setting, count) for count in fitting}
+            fitting, others = split_by_need(left, free_bytes("cpu"))
+            refused |= {count: f"{reason} in the host's memory" for count, reason in others.items()}
+        for count, reason in refused.items():
+            self._fail(Failure(count, "out-of-memory", reason))
+        return fitting
+
+    def _bank_rows(self, fitting: list[int]) -> int:
+        """Rows of the largest linear layer; beside a rival, enough to tell the size of logits by."""
+        if self._setting.top_layer == "full":
+            return fitting[-1]
+        return max(self._setting.subset, min(COLUMNS, fitting[-1]))
 
     # -- rounds -------------------------------------------------------------------------------------------------
 
@@ -283,9 +337,9 @@ class _Measurement:
         """The timed rounds (in the sequential order: passes); returns the seconds of each, and why they ended."""
         seconds: list[float] = []
         self._doing("timing")
-        stopping = Stopping(self._protocol.until, seed=self._setting.seed)
+        stopping = Stopping(self._protocol.until, seed=self._setting.seed, reference=self._setting.subset)
         for planned in self._schedule():
-            if 1 not in self._forwards:  # without the single logit there is no speedup to measure
+            if self._setting.subset not in self._forwards:  # without the reference there is no speedup to measure
                 return seconds, "no points left"
             samples = self._passes(planned, "timed")
             seconds.append(_seconds(samples))
@@ -298,11 +352,14 @@ class _Measurement:
         todo = range(self._task.first_round, self._protocol.minibatches)
         if self._in_rounds:
             return (self._round(number) for number in todo)
-        return ([planned] for planned in rounds.sequential(rounds.slots_of(list(self._forwards)), todo))
+        return ([planned] for planned in rounds.sequential(self._slots(), todo))
+
+    def _slots(self) -> tuple[rounds.Slot, ...]:
+        return rounds.slots_of(list(self._forwards), self._setting.subset)
 
     def _round(self, number: int) -> list[rounds.PlannedPass]:
         return rounds.interleaved(
-            rounds.slots_of(list(self._forwards)),
+            self._slots(),
             seed=self._setting.seed,
             process=self._task.process,
             round=number,
@@ -321,6 +378,43 @@ class _Measurement:
             self._fail(failure)
         gc.collect(0)  # the collector sleeps while passes run; what they left behind goes between them
         return samples
+
+    # -- energy -------------------------------------------------------------------------------------------------
+
+    def _measure_energy(self) -> None:
+        """Windows of the reference and of the largest count: after the rounds, so that nothing of it is in a time."""
+        setting = self._setting
+        counts = sorted({setting.subset, max(self._forwards)})
+        protocol = EnergyProtocol()
+        total = len(order(counts, protocol.cycles))
+        done = 0
+
+        def emit(window: Window) -> None:
+            nonlocal done
+            done += 1
+            self._emit(WindowDone(window=window))
+            self._doing(f"measuring energy: {done} of {total} windows")
+            gc.collect(0)
+
+        self._doing(f"measuring energy: about {protocol.seconds(len(counts)):.0f} s")
+        try:
+            with no_recompilation(setting):
+                measure_energy(
+                    EnergyMeter.open(setting.device),
+                    {count: work_of(self._forwards[count], self._pool, self._synchronise) for count in counts},
+                    batch_size=setting.batch_size,
+                    setting=self._task.setting,
+                    process=self._task.process,
+                    emit=emit,
+                    protocol=protocol,
+                    seed=setting.seed,
+                )
+        except Exception as error:  # a refusal, or what the network raised: the times stay good, and so do windows
+            reason = str(error) if isinstance(error, EnergyRefused) else first_line(error)
+            self._emit(Noticed(notice=no_energy(f"{notices.name_of(setting)}: {reason}")))
+
+    def _synchronise(self) -> None:
+        torch.cuda.synchronize(self._device)
 
     # -- what is emitted ----------------------------------------------------------------------------------------
 
@@ -362,12 +456,22 @@ class _Measurement:
         return DTYPES[self._setting.dtype]
 
     @property
+    def _from_host(self) -> bool:
+        return self._setting.work == "end-to-end"
+
+    @property
     def _in_rounds(self) -> bool:
         return self._setting.order == "interleaved"
 
     def _alive(self) -> list[int]:
         return sorted(count for count, point in self._points.items() if point.status == "ok")
 
+
+#: How often the logits of a minibatch stand in memory at once, while forwards are checked: once as they are computed,
+#: once as they are looked at in float32; log-probabilities beside them, or the copy that the host gets.
+_LOGIT_COPIES = {"logits": 2, "normalised": 4, "end-to-end": 3}
+#: And more where all of a rival's log-probabilities are worked out, level by level and in another order.
+_RIVAL_COPIES = 4
 
 _STATUS_WORDS = {"out-of-memory": "ran out of memory", "unsupported": "are unsupported", "failed": "failed"}
 
@@ -386,10 +490,6 @@ def _let_go(setting: Setting) -> None:
     gc.collect()
     if setting.device != "cpu":
         torch.cuda.empty_cache()
-
-
-def _work(point: Point) -> Work:
-    return Work(point.operations, point.bytes)
 
 
 def _seconds(samples: Iterable[Sample]) -> float:

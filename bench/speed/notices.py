@@ -36,8 +36,8 @@ SIMULATED_ROUNDS = 12
 _DOCTOR = "`python -m bench doctor` shows what else is running"
 
 
-#: Noticed in the middle of a run, and no longer true once it is continued.
-MENDED_BY_RESUMING = ("process-died", "not-written")
+#: Noticed in the middle of a run, and no longer true once it is continued: what was refused is asked for again.
+MENDED_BY_RESUMING = ("process-died", "not-written", "no-energy")
 
 
 def all_notices(run: Run) -> list[Notice]:
@@ -75,13 +75,28 @@ def _of_setting(run: Run, index: int, table: RoundTable, resamples: int) -> Iter
 
 def name_of(setting: Setting) -> str:
     """The setting in a few words: what tells it from the others of a run."""
-    parts = [setting.arch, f"batch {setting.batch_size}", setting.dtype]
-    return ", ".join(parts + [f"compile {setting.compile}"] * (setting.compile != "none"))
+    parts = {
+        setting.arch: True,
+        f"batch {setting.batch_size}": True,
+        setting.dtype: True,
+        f"compile {setting.compile}": setting.compile != "none",
+        "CUDA graph": setting.cuda_graph,
+        "channels last": setting.channels_last,
+        setting.work: setting.work != "logits",
+        f"top layer {setting.top_layer}": setting.top_layer != "full",
+        f"{setting.subset} classes at a time": setting.subset > 1,
+    }
+    return ", ".join(part for part, is_told in parts.items() if is_told)
+
+
+def _reference_of(setting: Setting) -> str:
+    """What speedups are relative to."""
+    return "the single logit" if setting.subset == 1 else f"the {setting.subset} logits asked for"
 
 
 def control_ratio(setting: Setting, table: RoundTable, resamples: int = RESAMPLES) -> Ratio | None:
-    """A'/A: the single logit measured a second time in the same rounds; must be 1."""
-    first, second = table.times(1), table.times(1, control=True)
+    """A'/A: the reference, the single logit, measured a second time in the same rounds; must be 1."""
+    first, second = table.times(setting.subset), table.times(setting.subset, control=True)
     if not (has_times(first) and has_times(second)):
         return None
     return ratios([second], first, table.processes, resamples=resamples, seed=setting.seed)[0]
@@ -96,7 +111,7 @@ def control_off(setting: Setting, ratio: Ratio | None) -> Notice | None:
         remedy = "leave out --order sequential: in interleaved rounds drift hits all counts alike"
     return Notice(
         kind="control-off",
-        happened=f"{name_of(setting)}: the single logit, measured twice, is off by {_effect(ratio)}",
+        happened=f"{name_of(setting)}: {_reference_of(setting)}, measured twice, is off by {_effect(ratio)}",
         matters="what separates two equal measurements is in the speedups too; differences of this size mean nothing",
         remedy=remedy,
     )
@@ -130,7 +145,7 @@ def sequential_order(setting: Setting, table: RoundTable) -> Notice | None:
 
 def marked(setting: Setting, table: RoundTable, mark: Mark) -> Notice | None:
     """More than 5 % of the samples were taken under contention, or on a throttled GPU."""
-    slots = [(classes, False) for classes in table.counts()] + [(1, True)]
+    slots = [(classes, False) for classes in table.counts()] + [(setting.subset, True)]
     samples = [sample for slot in slots for sample in table.samples(*slot)]
     count = sum(mark in sample.marks for sample in samples)
     if not samples or count / len(samples) <= MARKED_SHARE:
@@ -167,8 +182,8 @@ def throttled_between_looks(setting: Setting, processes: Sequence[Process]) -> N
 
 
 def carry_over_ratio(setting: Setting, table: RoundTable, classes: int, resamples: int = RESAMPLES) -> Ratio | None:
-    """Median of the passes at `classes` after a larger count / after another; both slots of the single logit."""
-    slots = [False, True] if classes == 1 else [False]
+    """Median of the passes at `classes` after a larger count / after another; both slots of the reference."""
+    slots = [False, True] if classes == setting.subset else [False]
     return carry_over(
         np.hstack([table.times(classes, control) for control in slots]),
         np.hstack([table.predecessors(classes, control) for control in slots]),
@@ -183,7 +198,7 @@ def carried_over(setting: Setting, classes: int, ratio: Ratio | None) -> Notice 
     """A pass depends on its predecessor by more than 0.5 %, with a 99 % interval that excludes none at all."""
     if ratio is None or not _matters(ratio):
         return None
-    which = "of the single logit" if classes == 1 else f"at {classes:,} classes"
+    which = f"of {_reference_of(setting)}" if classes == setting.subset else f"at {classes:,} classes"
     return Notice(
         kind="carry-over",
         happened=f"{name_of(setting)}: passes {which} differ after a larger count by {_effect(ratio)}",
@@ -195,7 +210,8 @@ def carried_over(setting: Setting, classes: int, ratio: Ratio | None) -> Notice 
 def few_processes(setting: Setting, table: RoundTable) -> Notice | None:
     """The t interval rests on two or three processes."""
     single = table.single()
-    numbers = [replicates(table.times(classes), single, table.processes) for classes in table.counts() if classes > 1]
+    others = [classes for classes in table.counts() if classes > setting.subset]
+    numbers = [replicates(table.times(classes), single, table.processes) for classes in others]
     fewest = min(numbers, default=0)
     if not 2 <= fewest <= FEW_PROCESSES:
         return None
@@ -211,9 +227,8 @@ def few_processes(setting: Setting, table: RoundTable) -> Notice | None:
 def few_rounds(setting: Setting, table: RoundTable) -> Notice | None:
     """Fewer than 30 rounds in all, where the interval comes from the bootstrap."""
     single = table.single()
-    by_process = [
-        replicates(table.times(classes), single, table.processes) for classes in table.counts() if classes > 1
-    ]
+    others = [classes for classes in table.counts() if classes > setting.subset]
+    by_process = [replicates(table.times(classes), single, table.processes) for classes in others]
     done = len(table.processes)
     if not by_process or min(by_process) >= 2 or done >= MINIMUM_ROUNDS:
         return None
@@ -244,7 +259,7 @@ def failed_points(setting: Setting, points: Sequence[Point]) -> Notice | None:
     first = failed[0][1]
     remedy = {
         "out-of-memory": "a smaller --batch-size, --dtype bfloat16, or a smaller --max-classes",
-        "unsupported": "leave out --compile and --cuda-graph, or use another --dtype, for this network",
+        "unsupported": "leave out --compile, --cuda-graph or --top-layer, or use another --dtype, for this network",
         "failed": "the reason names the error; --classes 1 shows whether the network works at all",
         "ok": "",
     }[first.status]
@@ -259,9 +274,9 @@ def failed_points(setting: Setting, points: Sequence[Point]) -> Notice | None:
 def speedup_ratios(
     setting: Setting, table: RoundTable, points: Sequence[Point], resamples: int = RESAMPLES
 ) -> list[Ratio | None]:
-    """The speedups as they are reported in the end, of all counts above 1 that did not fail."""
+    """The speedups as they are reported in the end, of all counts above the reference's that did not fail."""
     failed = {point.classes for point in points if point.status != "ok"}
-    counts = [classes for classes in table.counts() if classes > 1 and classes not in failed]
+    counts = [classes for classes in table.counts() if classes > setting.subset and classes not in failed]
     return ratios(
         [table.times(classes) for classes in counts],
         table.single(),

@@ -2,19 +2,24 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar, get_args
 
 import torch
 
 from archs.registry import Network, UnknownNetwork, expand, find
 from archs.top_layer import Facts, UnsupportedNetwork, inspect
+from archs.top_layer_kinds import TopLayerKind
 from bench import counts
 from bench.errors import UsageError
+from bench.folder import Notice
 from bench.machine.device import resolve_device
-from bench.speed.prediction import Work, top_layer_work
-from bench.speed.settings import CompileMode, Dtype, Order, Protocol, Setting
-from bench.speed.torch_state import DTYPES
+from bench.machine.energy import refuse_device
+from bench.speed import modes
+from bench.speed.modes import Mode
+from bench.speed.prediction import Work
+from bench.speed.settings import CompileMode, Dtype, Order, Protocol, Setting, WorkKind
+from bench.speed.work import works_of
 
 T = TypeVar("T")
 
@@ -24,31 +29,28 @@ MOST_THREADS = 4096
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will measure: settings and protocol, with the networks they name and what is known of those."""
+    """What a run will measure: settings and protocol, with the networks they name and what is known of those.
+
+    `notices`: what of the request will not be measured, and what is taken for granted.
+    """
 
     settings: tuple[Setting, ...]
     protocol: Protocol
     networks: dict[str, Network]
     facts: dict[str, Facts]
+    notices: tuple[Notice, ...] = ()
 
     def top_layer_works(self, setting: Setting) -> dict[int, Work]:
-        """What the top layer of a setting does for one minibatch, by class count."""
-        top = self.facts[setting.arch].top
-        return {
-            classes: top_layer_work(
-                batch_size=setting.batch_size,
-                features=top.features,
-                classes=classes,
-                bias=top.bias,
-                itemsize=DTYPES[setting.dtype].itemsize,
-            )
-            for classes in self.protocol.classes
-        }
+        """What a pass of a setting does beyond the backbone for one minibatch, by class count."""
+        return works_of(setting, self.facts[setting.arch].top, self.protocol.classes)
 
 
 @dataclass(frozen=True)
 class Request:
-    """The options of a sweep, as the command line and `bench.sweep` share them; see `python -m bench --help`."""
+    """The options of a sweep, as the command line and `bench.sweep` share them; see `python -m bench --help`.
+
+    Every combination of the lists among them is a setting, but for those that contradict themselves.
+    """
 
     arch: Sequence[str | Network] = ("resnet50",)
     max_classes: str | int | None = None
@@ -60,8 +62,11 @@ class Request:
     device: str = "auto"
     tf32: bool = False
     cudnn_benchmark: bool = True
-    channels_last: bool = False
-    cuda_graph: bool = False
+    channels_last: bool | Sequence[bool] = False
+    cuda_graph: bool | Sequence[bool] = False
+    work: Sequence[WorkKind] = ("logits",)
+    top_layer: Sequence[TopLayerKind] = ("full",)
+    subset: int = 1
     threads: int | None = None
     seed: int = 0
     input_size: int | None = None
@@ -69,6 +74,7 @@ class Request:
     block: int = 1
     until: float | None = None
     processes: int = 1
+    energy: bool = False
 
 
 def plan(request: Request) -> Plan:
@@ -78,11 +84,14 @@ def plan(request: Request) -> Plan:
     """
     _refuse_unknown_choices(request)
     _refuse_contradictions(request)
+    device = resolve_device(request.device)
+    if device == "cpu" and request.tf32:
+        raise UsageError("--tf32 needs a CUDA device; leave it out on the CPU")
+    if request.energy:
+        refuse_device(device)
     networks = {network.name: network for network in _networks(request)}
     facts = {name: facts_of(network) for name, network in networks.items()}
-    device = resolve_device(request.device)
-    if device == "cpu":
-        _refuse_on_cpu(request)
+    wanted, left_out = modes.split(_modes(request), device)
     settings = tuple(
         Setting(
             arch=network.name,
@@ -90,9 +99,8 @@ def plan(request: Request) -> Plan:
             device=device,
             dtype=dtype,
             batch_size=batch_size,
-            compile=compile,
-            cuda_graph=request.cuda_graph,
-            channels_last=request.channels_last,
+            **asdict(mode),
+            subset=request.subset,
             tf32=request.tf32,
             cudnn_benchmark=request.cudnn_benchmark,
             threads=request.threads or torch.get_num_threads(),
@@ -100,29 +108,69 @@ def plan(request: Request) -> Plan:
             order=request.order,
             block=request.block,
         )
-        for network, batch_size, dtype, compile in itertools.product(
-            networks.values(), _distinct(request.batch_size), _distinct(request.dtype), _distinct(request.compile)
+        for network, batch_size, dtype, mode in itertools.product(
+            networks.values(), _distinct(request.batch_size), _distinct(request.dtype), wanted
         )
     )
     protocol = Protocol(
-        classes=class_counts(request.max_classes, request.classes),
+        classes=class_counts(request.max_classes, request.classes, request.subset),
         minibatches=request.minibatches,
         until=request.until,
         processes=request.processes,
+        energy=request.energy,
     )
-    return Plan(settings, protocol, networks, facts)
+    assumed = modes.assumed_frequencies({mode.top_layer for mode in wanted})
+    return Plan(settings, protocol, networks, facts, (*left_out, *assumed))
 
 
-def class_counts(max_classes: str | int | None, classes: str | Sequence[int | str] | None) -> tuple[int, ...]:
-    """The class counts asked for, ascending, 1 always among them.
+def class_counts(
+    max_classes: str | int | None, classes: str | Sequence[int | str] | None, subset: int = 1
+) -> tuple[int, ...]:
+    """The class counts asked for, ascending; the first is the reference's, `subset`, whether asked for or not.
 
-    Raises UsageError if both are given, or for an expression that is no class count.
+    Raises UsageError if both are given, for an expression that is no class count, and for a count below the
+    reference's: so many classes are asked for at a time that a layer of fewer cannot score them.
     """
+    found = set(_counts_asked_for(max_classes, classes))
+    if subset > 1 and not _names_one(classes):
+        found.discard(1)  # nobody asked for it: it is the reference's count where one class is asked for at a time
+    if below := sorted(count for count in found if count < subset):
+        named = ", ".join(f"{count:,}" for count in below)
+        raise UsageError(
+            f"--subset {subset}: class counts must be above it, and {named} is not; name --classes above it"
+        )
+    return tuple(sorted(found | {subset}))
+
+
+def _counts_asked_for(max_classes: str | int | None, classes: str | Sequence[int | str] | None) -> tuple[int, ...]:
     if classes is not None and max_classes is not None:
         raise UsageError("--classes and --max-classes exclude each other: give the counts, or the top of the grid")
     if classes is not None:
         return counts.parse_counts(classes if isinstance(classes, str) else ",".join(map(str, classes)))
     return counts.grid(counts.parse_count("2**18.5" if max_classes is None else str(max_classes)))
+
+
+def _names_one(classes: str | Sequence[int | str] | None) -> bool:
+    items = classes.split(",") if isinstance(classes, str) else map(str, classes or ())
+    return any(counts.parse_count(item) == 1 for item in items)
+
+
+def _modes(request: Request) -> list[Mode]:
+    """Every combination of the ways to run a network, in the order in which they are given."""
+    return [
+        Mode(compile, cuda_graph, channels_last, work, top_layer)
+        for compile, cuda_graph, channels_last, work, top_layer in itertools.product(
+            _distinct(request.compile),
+            _distinct(_switch(request.cuda_graph)),
+            _distinct(_switch(request.channels_last)),
+            _distinct(request.work),
+            _distinct(request.top_layer),
+        )
+    ]
+
+
+def _switch(asked: bool | Sequence[bool]) -> Sequence[bool]:
+    return (asked,) if isinstance(asked, bool) else asked
 
 
 def _networks(request: Request) -> Iterable[Network]:
@@ -152,6 +200,14 @@ def _refuse_unknown_choices(request: Request) -> None:
     for option, values, choices in (
         ("--dtype", request.dtype, get_args(Dtype)),
         ("--compile", request.compile, get_args(CompileMode)),
+        ("--work", request.work, get_args(WorkKind)),
+        ("--top-layer", request.top_layer, get_args(TopLayerKind)),
+        ("--cuda-graph", ["on" if on else "off" for on in _switch(request.cuda_graph)], ("off", "on")),
+        (
+            "--memory-format",
+            ["channels-last" if last else "contiguous" for last in _switch(request.channels_last)],
+            ("contiguous", "channels-last"),
+        ),
         ("--order", [request.order], get_args(Order)),
     ):
         if not values:
@@ -166,6 +222,7 @@ def _refuse_contradictions(request: Request) -> None:
         "--minibatches": request.minibatches,
         "--block": request.block,
         "--processes": request.processes,
+        "--subset": request.subset,
         "--threads": 1 if request.threads is None else request.threads,
         "--input-size": 1 if request.input_size is None else request.input_size,
         "--batch-size": min(request.batch_size, default=0),
@@ -183,24 +240,10 @@ def _refuse_contradictions(request: Request) -> None:
         raise UsageError("--until needs --order interleaved: in sequence nothing is known of all counts until the end")
     if request.order == "sequential" and request.block > 1:
         raise UsageError("--block needs --order interleaved: in sequence every pass follows its own kind already")
-    if request.cuda_graph and "reduce-overhead" in request.compile:
-        raise UsageError("--cuda-graph and --compile reduce-overhead both capture graphs: choose one")
     if any(isinstance(asked, Network) and asked.in_hand for asked in request.arch) and request.processes > 1:
         raise UsageError(
             "a module in hand cannot be built again in another process: name a factory, package.module:factory"
         )
-
-
-def _refuse_on_cpu(request: Request) -> None:
-    """What torch would quietly ignore there, and the run would then claim to have measured."""
-    asked = {
-        "--cuda-graph": request.cuda_graph,
-        "--tf32": request.tf32,
-        "--compile reduce-overhead": "reduce-overhead" in request.compile,
-    }
-    for option, wanted in asked.items():
-        if wanted:
-            raise UsageError(f"{option} needs a CUDA device; leave it out on the CPU")
 
 
 def _distinct(values: Iterable[T]) -> list[T]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from bench.folder import Notice, RunStatus
 from bench.run import Manifest, Point, Process, Run, RunWriter, Sample
-from bench.speed.events import Doing, Event, Noticed, PassesDone, PointFound, ProcessState
+from bench.speed.energy import Window
+from bench.speed.events import Doing, Event, Noticed, PassesDone, PointFound, ProcessState, WindowDone
 
 
 class Recorder:
@@ -13,9 +14,16 @@ class Recorder:
     Raises OSError as the writer does; what was taken in before stays readable through `run`.
     """
 
-    def __init__(self, manifest: Manifest, writer: RunWriter | None = None, samples: Sequence[Sample] = ()) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        writer: RunWriter | None = None,
+        samples: Sequence[Sample] = (),
+        windows: Sequence[Window] = (),
+    ) -> None:
         self.manifest = manifest
         self.samples = list(samples)
+        self.windows = list(windows)
         self.doing = ""
         self._writer = writer
         self._path = writer.path if writer else None
@@ -23,10 +31,10 @@ class Recorder:
     @property
     def run(self) -> Run:
         """The run so far."""
-        return Run(self.manifest, self.samples, self._path)
+        return Run(self.manifest, self.samples, self._path, windows=self.windows)
 
     def take(self, event: Event) -> None:
-        """Take one event in. Samples are appended; everything else replaces the manifest."""
+        """Take one event in. Samples and windows are appended; everything else replaces the manifest."""
         match event:
             case Doing():
                 self.doing = event.text
@@ -34,6 +42,10 @@ class Recorder:
                 if self._writer:
                     self._writer.append(event.samples)
                 self.samples.extend(event.samples)
+            case WindowDone(window=window):
+                if self._writer:
+                    self._writer.append_window(window)
+                self.windows.append(window)
             case PointFound(point=point):
                 others = [old for old in self.manifest.points if _of(old) != _of(point) or old.classes != point.classes]
                 self._replace(points=(*others, point))

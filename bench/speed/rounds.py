@@ -1,6 +1,7 @@
 """The order of passes, decided before any of them runs.
 
-Interleaved (the default), for counts 1, k1, k2; A and A' are the two slots of the single logit:
+Interleaved (the default), for counts 1, k1, k2; A and A' are the two slots of the single logit (of the reference,
+where that is several logits):
 
     round 0:  k2  A'  k1  A        every round visits every slot once, in its own random order,
     round 1:  A   k1  k2  A'       all with the same minibatch: drift of the machine hits all alike
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Slot:
-    """A place in every round: a class count, or the control (the single logit's second slot)."""
+    """A place in every round: a class count, or the control (the reference's second slot)."""
 
     classes: int
     control: bool = False
@@ -33,9 +34,10 @@ class PlannedPass:
     kept_out: bool = False
 
 
-def slots_of(classes: Sequence[int]) -> tuple[Slot, ...]:
-    """A, the other counts in ascending order, and A' last: the sequential order. `classes` contains 1."""
-    return (Slot(1), *(Slot(count) for count in sorted(set(classes) - {1})), Slot(1, control=True))
+def slots_of(classes: Sequence[int], reference: int = 1) -> tuple[Slot, ...]:
+    """A, the other counts in ascending order, and A' last: the sequential order. A is at `reference` classes."""
+    others = sorted(set(classes) - {reference})
+    return (Slot(reference), *(Slot(count) for count in others), Slot(reference, control=True))
 
 
 def interleaved(slots: Sequence[Slot], *, seed: int, process: int, round: int, block: int = 1) -> list[PlannedPass]:

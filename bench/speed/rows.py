@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from bench.run import Point, Run, Sample, Status
+from bench.speed.slowdown import slowdown
 from bench.speed.statistics import RESAMPLES, Floats, Ratio, ratios, speedup, speedup_of_means, summary
 from bench.speed.tasks import abandoned
 
@@ -38,6 +39,11 @@ class Row(BaseModel):
     batch_size: int
     compile: str
     order: str
+    cuda_graph: bool = False
+    channels_last: bool = False
+    work: str = Field("logits", description="what counts as the work: logits, normalised or end-to-end")
+    top_layer: str = Field("full", description="what scores the classes asked for, above the reference's count")
+    subset: int = Field(1, description="classes asked for at a time: the class count of the reference")
     minibatches: int = Field(description="rounds asked for, in every process")
     rounds_done: int = Field(description="complete timed rounds, over all processes")
     mean_s: float | None = Field(None, description="mean seconds per example: the paper's estimator")
@@ -45,12 +51,16 @@ class Row(BaseModel):
     p5_s: float | None = None
     p95_s: float | None = None
     p99_s: float | None = None
-    speedup: float | None = Field(None, description="median here / median of the single logit (A and A' pooled)")
+    speedup: float | None = Field(
+        None, description="median here / median of the reference, the single logit (A and A' pooled)"
+    )
     speedup_low: float | None = Field(None, description="lower end of the 95 % interval")
     speedup_high: float | None = None
     speedup_of_means: float | None = Field(None, description="ratio of means: the paper's own")
     speedup_unmarked: float | None = Field(None, description="the speedup without marked samples")
-    predicted_s: float | None = None
+    predicted_s: float | None = Field(
+        None, description="median of the single logit + slowdown x what the added operations and bytes should take"
+    )
     peak_memory_bytes: int | None = Field(
         None, description="what a deployment at this count needs: one minibatch, no rows of larger counts"
     )
@@ -58,6 +68,14 @@ class Row(BaseModel):
     bytes: int = Field(description="bytes the top layer reads and writes for one minibatch")
     marked_samples: int
 
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is the point that speedups are relative to: the logits asked for, computed alone."""
+        return self.kind == "point" and self.classes == self.subset
+
+
+#: Columns of a table that stand there only where a row differs from the default.
+MODES = ("cuda_graph", "channels_last", "work", "top_layer", "subset")
 
 #: Columns that pandas would turn into something else where a value is missing.
 _NULLABLE = {
@@ -70,13 +88,17 @@ _NULLABLE = {
 
 @dataclass(frozen=True)
 class BreakEven:
-    """From how many classes on one logit is this much faster; None if the measured counts cannot say."""
+    """From how many classes on one logit is this much faster; None if the measured counts cannot say.
+
+    subset: how many logits it is, where classes are not asked for one at a time.
+    """
 
     setting: int
     arch: str
     speedup: float
     classes: float | None
     extrapolated: bool
+    subset: int = 1
 
 
 class RoundTable:
@@ -85,8 +107,12 @@ class RoundTable:
     processes: shape (rounds,), which process ran a round; rounds are in the order they were run.
     """
 
-    def __init__(self, samples: Iterable[Sample]) -> None:
-        """Take in the samples of one setting; warm-up and first calls among them are ignored."""
+    def __init__(self, samples: Iterable[Sample], reference: int = 1) -> None:
+        """Take in the samples of one setting; warm-up and first calls among them are ignored.
+
+        reference: the class count that speedups are relative to, the setting's subset.
+        """
+        self.reference = reference
         used = [sample for sample in samples if sample.phase == "timed" and not sample.kept_out]
         keys = sorted({(sample.process, sample.round) for sample in used})
         self.processes: NDArray[np.intp] = np.array([process for process, _ in keys], dtype=np.intp)
@@ -114,8 +140,8 @@ class RoundTable:
         )
 
     def single(self, *, unmarked: bool = False) -> Floats:
-        """Seconds a minibatch of the single logit, both slots side by side: A, then A'."""
-        return np.hstack([self.times(1, control, unmarked=unmarked) for control in (False, True)])
+        """Seconds a minibatch of the reference, the single logit, both slots side by side: A, then A'."""
+        return np.hstack([self.times(self.reference, control, unmarked=unmarked) for control in (False, True)])
 
     def predecessors(self, classes: int, control: bool = False) -> Floats:
         """Class count of the pass before each of `times`; NaN where there was none."""
@@ -143,7 +169,7 @@ def round_tables(run: Run) -> list[RoundTable]:
     for sample in run.samples:
         if (sample.setting, sample.process) not in begun_again:
             by_setting[sample.setting].append(sample)
-    return [RoundTable(samples) for samples in by_setting]
+    return [RoundTable(samples, setting.subset) for samples, setting in zip(by_setting, manifest.settings, strict=True)]
 
 
 def rows(run: Run, *, resamples: int = RESAMPLES) -> list[Row]:
@@ -158,7 +184,9 @@ def rows(run: Run, *, resamples: int = RESAMPLES) -> list[Row]:
 
 
 def break_evens(run: Run) -> list[BreakEven]:
-    """For each setting, the class counts from which one logit is 1.1, 1.5, 2 and 10 times as fast.
+    """For each setting of the full layer, the class counts from which one logit is 1.1, 1.5, 2 and 10 times as fast.
+
+    Rivals have none: their time is no line in the class count, and the single logit is not its first point.
 
     The median time is taken as linear in the class count: between the measured counts, and beyond the largest along
     the line through it and the single logit. Beyond it nothing is said unless the 95 % interval of the largest
@@ -167,11 +195,13 @@ def break_evens(run: Run) -> list[BreakEven]:
     found = []
     for index, table in enumerate(round_tables(run)):
         setting = run.manifest.settings[index]
+        if setting.top_layer != "full":
+            continue
         measured = _measured_speedups(run, index, table)
         rising = len(measured) > 1 and _is_above_one(table, measured[-1][0], setting.seed)
         for target in BREAK_EVEN_SPEEDUPS:
             classes, extrapolated = break_even(measured, target, extrapolate=rising)
-            found.append(BreakEven(index, setting.arch, target, classes, extrapolated))
+            found.append(BreakEven(index, setting.arch, target, classes, extrapolated, setting.subset))
     return found
 
 
@@ -180,8 +210,8 @@ def break_even(
 ) -> tuple[float | None, bool]:
     """Class count at which the speedup reaches `target` for good, and whether that is beyond what was measured.
 
-    measured: (classes, speedup) in ascending order of classes, beginning with (1, 1.0). "For good": every larger
-    measured count is at or above `target`. None where `target` is not reached and cannot be extrapolated.
+    measured: (classes, speedup) in ascending order of classes, beginning with the reference's, (1, 1.0). "For good":
+    every larger measured count is at or above `target`. None where `target` is not reached and cannot be extrapolated.
     """
     below = max((number for number, (_, ratio) in enumerate(measured) if ratio < target), default=None)
     if below is None or len(measured) < 2:
@@ -190,19 +220,22 @@ def break_even(
     if below < len(measured) - 1:
         high_classes, high = measured[below + 1]
         return low_classes + (target - low) / (high - low) * (high_classes - low_classes), False
-    slope = (low - 1) / (low_classes - 1)
+    first_classes = measured[0][0]
+    slope = (low - 1) / (low_classes - first_classes)
     if not extrapolate or slope <= 0:
         return None, False
-    return 1 + (target - 1) / slope, True
+    return first_classes + (target - 1) / slope, True
 
 
 def _measured_speedups(run: Run, index: int, table: RoundTable) -> list[tuple[int, float]]:
     failed = {point.classes for point in run.manifest.points if point.setting == index and point.status != "ok"}
     counts = [classes for classes in table.counts() if classes not in failed]
-    if 1 not in counts:
+    reference = table.reference
+    if reference not in counts:
         return []
     single = table.single()
-    return [(1, 1.0), *((classes, speedup(table.times(classes), single)) for classes in counts if classes > 1)]
+    others = [classes for classes in counts if classes > reference]
+    return [(reference, 1.0), *((classes, speedup(table.times(classes), single)) for classes in others)]
 
 
 def _is_above_one(table: RoundTable, classes: int, seed: int) -> bool:
@@ -221,13 +254,14 @@ class _SettingRows:
         for point in sorted(run.manifest.points, key=lambda point: (point.classes, point.process)):
             if point.setting == index:
                 self._points.setdefault(point.classes, []).append(point)
+        self._reference = self._setting.subset
         self._single = table.single()
         self._single_unmarked = table.single(unmarked=True)
         self._resampling: dict[str, int] = {"resamples": resamples, "seed": self._setting.seed}
 
     def all(self) -> list[Row]:
         """Points in ascending order, the control after the single logit."""
-        counts = [classes for classes in self._points if classes > 1 and self._is_measured(classes)]
+        counts = [classes for classes in self._points if classes > self._reference and self._is_measured(classes)]
         found = ratios(
             [self._table.times(classes) for classes in counts], self._single, self._table.processes, **self._resampling
         )
@@ -235,7 +269,7 @@ class _SettingRows:
         rows = []
         for classes in self._points:
             rows.append(self._point_row(classes, intervals.get(classes)))
-            if classes == 1:
+            if classes == self._reference:
                 rows.append(self._control_row())
         return rows
 
@@ -246,9 +280,9 @@ class _SettingRows:
     def _point_row(self, classes: int, ratio: Ratio | None) -> Row:
         samples = self._table.samples(classes)
         statistics: dict[str, Any] = {}
-        if classes == 1:
-            samples = samples + self._table.samples(1, control=True)
-            if self._status(1) == "ok" and has_times(self._single):
+        if classes == self._reference:
+            samples = samples + self._table.samples(classes, control=True)
+            if self._status(classes) == "ok" and has_times(self._single):
                 statistics = self._times(self._single)
                 statistics |= {"speedup": 1.0, "speedup_of_means": 1.0}
                 statistics |= {"speedup_unmarked": 1.0 if has_times(self._single_unmarked) else None}
@@ -259,13 +293,14 @@ class _SettingRows:
         return self._row("point", classes, samples, statistics, predicted_s=self._predicted(classes))
 
     def _control_row(self) -> Row:
-        first, second = self._table.times(1), self._table.times(1, control=True)
+        reference = self._reference
+        first, second = self._table.times(reference), self._table.times(reference, control=True)
         statistics: dict[str, Any] = {}
-        if self._status(1) == "ok" and has_times(first) and has_times(second):
+        if self._status(reference) == "ok" and has_times(first) and has_times(second):
             ratio = ratios([second], first, self._table.processes, **self._resampling)[0]
-            clean, clean_base = (self._table.times(1, control, unmarked=True) for control in (True, False))
+            clean, clean_base = (self._table.times(reference, control, unmarked=True) for control in (True, False))
             statistics = self._times(second) | _speedups(second, first, clean, clean_base, ratio)
-        return self._row("control", 1, self._table.samples(1, control=True), statistics)
+        return self._row("control", reference, self._table.samples(reference, control=True), statistics)
 
     def _row(
         self,
@@ -289,6 +324,7 @@ class _SettingRows:
             batch_size=self._setting.batch_size,
             compile=self._setting.compile,
             order=self._setting.order,
+            **{name: getattr(self._setting, name) for name in MODES},
             minibatches=self._minibatches,
             rounds_done=len({(sample.process, sample.round) for sample in samples}),
             peak_memory_bytes=max(peaks, default=None),
@@ -313,19 +349,28 @@ class _SettingRows:
         }
 
     def _predicted(self, classes: int) -> float | None:
-        """Seconds an example: the measured single logit + what the added rows are calibrated to cost."""
+        """Seconds an example: the measured single logit + what the added rows are calibrated to cost, slowed as it is.
+
+        Rates are least times, and neighbours who slow the single logit slow the added rows as well.
+        """
         added = [point.added_s for point in self._points[classes] if point.added_s is not None]
-        if classes == 1 or not added or not has_times(self._single):
+        if classes == self._reference or not added or not has_times(self._single):
             return None
-        return (summary(self._single).median + plain_statistics.median(added)) / self._setting.batch_size
+        slowed = slowdown(self._single) * plain_statistics.median(added)
+        return (summary(self._single).median + slowed) / self._setting.batch_size
 
 
 def to_frame(rows: Sequence[Row]) -> "pandas.DataFrame":
-    """One line a row, the columns exactly the fields of a Row in their order; missing numbers are NaN or <NA>."""
+    """One line a row, the columns the fields of a Row in their order; missing numbers are NaN or <NA>.
+
+    Of MODES there are those columns in which a row differs from the default.
+    """
     import pandas
 
     frame = pandas.DataFrame([row.model_dump() for row in rows], columns=list(Row.model_fields))
-    return frame.astype(_NULLABLE)
+    defaults = {name: Row.model_fields[name].default for name in MODES}
+    usual = [name for name, default in defaults.items() if all(getattr(row, name) == default for row in rows)]
+    return frame.astype(_NULLABLE).drop(columns=usual)
 
 
 def has_times(times: Floats) -> bool:

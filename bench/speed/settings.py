@@ -4,9 +4,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
+from archs.top_layer_kinds import TopLayerKind
+
 Dtype = Literal["float32", "bfloat16", "float16"]
 CompileMode = Literal["none", "default", "reduce-overhead"]
 Order = Literal["interleaved", "sequential"]
+WorkKind = Literal["logits", "normalised", "end-to-end"]
 
 #: The paper's class counts (Table 3); the last is 2**18.5 rounded down.
 PAPER_CLASSES = (1, 2**10, 2**14, 2**16, 2**18, 370_727)
@@ -34,6 +37,20 @@ class Setting(BaseModel):
     seed: int = 0
     order: Order = "interleaved"
     block: PositiveInt = Field(1, description="passes a visit; with 2 or more the first is kept out of the estimates")
+    work: WorkKind = Field(
+        "logits",
+        description="what a pass does. logits: one a class. normalised: these and their log-normaliser, for the "
+        "log-probabilities of the classes asked for; of the reference its logits. end-to-end: the input from host "
+        "memory, logits, and these back in host memory",
+    )
+    subset: PositiveInt = Field(
+        1, description="classes asked for at a time: the class count of the reference, whose logits are computed alone"
+    )
+    top_layer: TopLayerKind = Field(
+        "full",
+        description="what scores the classes asked for above the reference's count; a rival gives their "
+        "log-probabilities, and the reference is the full layer's logits in any case",
+    )
 
 
 class Protocol(BaseModel):
@@ -41,9 +58,12 @@ class Protocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    classes: tuple[PositiveInt, ...] = Field(description="class counts in ascending order; the first is 1")
+    classes: tuple[PositiveInt, ...] = Field(
+        description="class counts in ascending order; the first is the reference's, the settings' subset (1)"
+    )
     minibatches: PositiveInt = Field(100, description="rounds in every process")
     until: float | None = Field(
         None, gt=0, description="stop once every speedup's 95 % interval is within +- this many percent"
     )
     processes: PositiveInt = 1
+    energy: bool = Field(False, description="joules per image too, on an NVIDIA GPU")

@@ -61,10 +61,13 @@ class Stopping:
     with a tenth of the resamples that most often says no.
     """
 
-    def __init__(self, until_percent: float | None, *, seed: int = 0, minimum: int = MINIMUM_ROUNDS) -> None:
-        """`until_percent` None never stops; `seed` is the setting's, as for the rows."""
+    def __init__(
+        self, until_percent: float | None, *, seed: int = 0, reference: int = 1, minimum: int = MINIMUM_ROUNDS
+    ) -> None:
+        """`until_percent` None never stops; `seed` is the setting's, as for the rows, `reference` its subset."""
         self._until = until_percent
         self._seed = seed
+        self._reference = reference
         self._minimum = minimum
         self._samples: list[Sample] = []
         self._rounds = 0
@@ -81,11 +84,11 @@ class Stopping:
         self._rounds += 1
         if not due(self._rounds, self._minimum):
             return False
-        counts = sorted({sample.classes for sample in latest} - {1})
+        counts = sorted({sample.classes for sample in latest} - {self._reference})
         return all(self._precise(counts, resamples) for resamples in (LIVE_RESAMPLES, RESAMPLES))
 
     def _precise(self, counts: Sequence[int], resamples: int) -> bool:
-        table = RoundTable(self._samples)
+        table = RoundTable(self._samples, self._reference)
         found = ratios([table.times(count) for count in counts], table.single(), resamples=resamples, seed=self._seed)
         intervals = [None if ratio is None else (ratio.estimate, *ratio.interval()) for ratio in found]
         maximum = self._rounds + 1  # the rounds asked for are counted by whoever runs them

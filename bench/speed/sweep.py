@@ -1,6 +1,6 @@
 """Settings -> run: the only place where planning, measuring and writing meet."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from archs.registry import Network, from_module
+from archs.top_layer_kinds import TopLayerKind
 from bench.errors import UsageError
 from bench.folder import Notice, RunNotWritten, RunStatus, now
 from bench.machine import fingerprint
@@ -19,9 +20,10 @@ from bench.speed.plan import Plan, Request, facts_of, network_of, plan
 from bench.speed.recorder import Recorder
 from bench.speed.replicates import ProcessDied, measure_in_fresh_process
 from bench.speed.rows import BreakEven, Row, break_evens, rows, to_frame
-from bench.speed.settings import CompileMode, Dtype, Order, Setting
-from bench.speed.tasks import Assignment, Task, WorkOrder, remaining_tasks
+from bench.speed.settings import CompileMode, Dtype, Order, WorkKind
+from bench.speed.tasks import Assignment, Task, WorkOrder, energy_tasks, remaining_tasks, without_energy
 from bench.speed.torch_state import DTYPES
+from bench.speed.work import widest
 
 if TYPE_CHECKING:
     import pandas
@@ -82,25 +84,32 @@ def sweep(
     input_size: int | None = None,
     tf32: bool = False,
     cudnn_benchmark: bool = True,
-    channels_last: bool = False,
-    cuda_graph: bool = False,
+    channels_last: bool | Sequence[bool] = False,
+    cuda_graph: bool | Sequence[bool] = False,
+    work: WorkKind | Sequence[WorkKind] = "logits",
+    top_layer: TopLayerKind | Sequence[TopLayerKind] = "full",
+    subset: int = 1,
     order: Order = "interleaved",
     block: int = 1,
     seed: int = 0,
+    energy: bool = False,
 ) -> Sweep:
     """Measure how much faster one logit is than all of them (Sect. 6.3, Table 3 of the paper).
 
     Parameters
     ----------
     arch : a network's name, several, or a module in hand (then `input_shape` says what it takes).
-    classes : class counts; 1 is always measured. Not together with `max_classes`.
+    classes : class counts; 1 is always measured (with `subset`: that many). Not together with `max_classes`.
     max_classes : top of the paper's grid (default 2**18.5 = 370,727).
     input_shape : shape of one example, without the batch axis; for a module in hand.
     output : parent of the run's folder; None keeps the run in memory.
     watch : called between passes with the run so far and a few words on what comes next.
-    batch_size, dtype, compile : one or several; every combination is a setting of the run.
+    batch_size, dtype, compile, channels_last, cuda_graph, work, top_layer : one or several; every combination is a
+        setting of the run, but for those that contradict themselves, which a notice names.
+    subset : classes asked for at a time; their logits, computed alone, are what speedups are relative to.
     minibatches : rounds, in every process. until : stop earlier, once every speedup's 95 % interval is within +- so
         many percent. processes : fresh processes, one at a time, as replicates.
+    energy : joules per image too, on an NVIDIA GPU, after the times; `run.windows` holds what was measured.
     The others are as on the command line: `python -m bench --help`.
 
     Raises UsageError for what is unknown or contradicts itself. A class count that cannot be measured is a row
@@ -132,9 +141,13 @@ def sweep(
         cudnn_benchmark=cudnn_benchmark,
         channels_last=channels_last,
         cuda_graph=cuda_graph,
+        work=(work,) if isinstance(work, str) else tuple(work),
+        top_layer=(top_layer,) if isinstance(top_layer, str) else tuple(top_layer),
+        subset=subset,
         order=order,
         block=block,
         seed=seed,
+        energy=energy,
     )
     planned = plan(request)
     recorder = start(planned, Path(output) if output is not None else None, command=_call(request))
@@ -155,6 +168,7 @@ def start(planned: Plan, output: Path | None, command: Sequence[str]) -> Recorde
         machine=fingerprint.describe(planned.settings[0].device),
         versions=fingerprint.versions(),
         commit=fingerprint.commit(),
+        notices=planned.notices,
         tree_commit=fingerprint.tree_commit(),
     )
     return Recorder(manifest, None if output is None else RunWriter.create(output, manifest))
@@ -172,7 +186,7 @@ def reopen(path: Path) -> tuple[Plan, Recorder]:
         writer.drop_torn_line()
         kept = tuple(notice for notice in run.manifest.notices if notice.kind not in notices.MENDED_BY_RESUMING)
         manifest = run.manifest.model_copy(update={"status": "running", "notices": kept})
-        recorder = Recorder(manifest, writer, run.samples)
+        recorder = Recorder(manifest, writer, run.samples, run.windows)
         for notice in run.notices:
             recorder.notice(notice)
         if run.manifest.commit != (commit := fingerprint.commit()):
@@ -211,31 +225,38 @@ def execute(planned: Plan, recorder: Recorder, watch: Watch) -> Run:
 
 
 def _measure_what_is_left(planned: Plan, recorder: Recorder, take: Callable[[Event], None]) -> RunStatus:
-    """Process after process until nothing is left; how the run ended."""
+    """Process after process until nothing is left; how the run ended.
+
+    Energy that is refused is asked for once: whoever mends the cause resumes the run.
+    """
+    tried: set[int] = set()
     try:
         while remaining := remaining_tasks(recorder.manifest, recorder.samples):
-            _measure_in_one_process(planned, remaining[0], recorder.manifest, take)
+            tasks = remaining[0]
+            energy = _energy_left(recorder, tried) & {task.setting for task in tasks}
+            tried |= energy
+            _measure_in_one_process(planned, tasks, recorder.manifest, take, energy)
+        if energy := _energy_left(recorder, tried):
+            tasks = energy_tasks(recorder.manifest, sorted(energy))
+            _measure_in_one_process(planned, tasks, recorder.manifest, take, energy)
     except KeyboardInterrupt:
         return "interrupted"
     except ProcessDied as error:
         recorder.notice(notices.process_died(str(error)))
         return "incomplete"
-    return "complete" if _all_ok(recorder.manifest) else "incomplete"
+    whole = _all_ok(recorder.manifest) and not without_energy(recorder.manifest, recorder.windows)
+    return "complete" if whole else "incomplete"
+
+
+def _energy_left(recorder: Recorder, tried: Set[int]) -> set[int]:
+    return set(without_energy(recorder.manifest, recorder.windows)) - tried
 
 
 def _measure_in_one_process(
-    planned: Plan, tasks: Sequence[Task], manifest: Manifest, take: Callable[[Event], None]
+    planned: Plan, tasks: Sequence[Task], manifest: Manifest, take: Callable[[Event], None], energy: Set[int]
 ) -> None:
-    """This process measures if one is enough; replicates each get a fresh one."""
-    assignments = tuple(
-        Assignment(
-            task=task,
-            setting=planned.settings[task.setting],
-            backbone_bytes=_backbone_bytes(planned, planned.settings[task.setting]),
-            points=_points(planned, task, manifest),
-        )
-        for task in tasks
-    )
+    """This process measures if one is enough; replicates each get a fresh one. `energy`: settings, of that too."""
+    assignments = tuple(_assignment(planned, task, manifest, energy=task.setting in energy) for task in tasks)
     if planned.protocol.processes > 1:
         take(Doing(text="starting a fresh process"))
         measure_in_fresh_process(WorkOrder(protocol=planned.protocol, assignments=assignments), take)
@@ -244,8 +265,18 @@ def _measure_in_one_process(
         measure(assignment, planned.protocol, planned.networks[assignment.setting.arch], take)
 
 
-def _backbone_bytes(planned: Plan, setting: Setting) -> int:
-    return planned.facts[setting.arch].backbone_parameters * DTYPES[setting.dtype].itemsize
+def _assignment(planned: Plan, task: Task, manifest: Manifest, *, energy: bool) -> Assignment:
+    setting = planned.settings[task.setting]
+    facts = planned.facts[setting.arch]
+    return Assignment(
+        task=task,
+        setting=setting,
+        backbone_bytes=facts.backbone_parameters * DTYPES[setting.dtype].itemsize,
+        points=_points(planned, task, manifest),
+        features=widest(facts.top).features,
+        positions=widest(facts.top).positions,
+        energy=energy,
+    )
 
 
 def _points(planned: Plan, task: Task, manifest: Manifest) -> tuple[Point, ...]:

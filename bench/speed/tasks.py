@@ -3,13 +3,17 @@
 A replicate is `minibatches` rounds of one setting. One process measures a replicate; if it is cut off, the next
 process warms up again and takes the rounds that are left. The sequential order cannot be joined in the middle
 (its class counts would have been measured at different times): there a replicate starts again.
+
+Energy, where it is asked for, is measured once a setting: by the first process that gets to it, after its rounds, or,
+if that was cut off or refused, by a process that has no round left to take.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from bench.run import Manifest, Point, Process, Sample
+from bench.speed.energy import Window, is_complete
 from bench.speed.settings import Protocol, Setting
 
 
@@ -35,6 +39,9 @@ class Assignment(_Frozen):
     setting: Setting
     backbone_bytes: int
     points: tuple[Point, ...]
+    features: PositiveInt = Field(description="of the top layer's widest matrix product, which rates are calibrated on")
+    positions: PositiveInt = Field(1, description="how often that product is taken of one example")
+    energy: bool = Field(False, description="whether this process measures the setting's energy too")
 
 
 class WorkOrder(_Frozen):
@@ -61,6 +68,24 @@ def remaining_tasks(manifest: Manifest, samples: Iterable[Sample]) -> list[list[
         ]
         for nth in range(max(map(len, starts), default=0))
     ]
+
+
+def without_energy(manifest: Manifest, windows: Collection[Window]) -> list[int]:
+    """The settings whose energy was asked for and is not measured to its end, though their reference has times."""
+    if not manifest.protocol.energy:
+        return []
+    failed = {(point.setting, point.classes) for point in manifest.points if point.status != "ok"}
+    return [
+        index
+        for index, setting in enumerate(manifest.settings)
+        if (index, setting.subset) not in failed and not is_complete(windows, index)
+    ]
+
+
+def energy_tasks(manifest: Manifest, settings: Sequence[int]) -> list[Task]:
+    """For one process more, with no round left to take: the energy of these settings."""
+    process = 1 + max((process.process for process in manifest.processes), default=-1)
+    return [Task(setting=index, process=process, first_round=manifest.protocol.minibatches) for index in settings]
 
 
 def abandoned(manifest: Manifest, process: Process) -> bool:

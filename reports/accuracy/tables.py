@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from archs.top_layer_kinds import RIVALS
 from bench.folder import Notice, write_atomically
 from reports.accuracy import wording
 from reports.accuracy.wording import MEASURES, TRAPEZOID
@@ -237,6 +238,9 @@ def _note1(result: "Result") -> str:
         "The dashed line parts the losses that do not follow the Principle of Logit Separation from those that do. "
         "The rate of each loss is the one with the highest accuracy on the validation data, of equals with the lowest "
         "loss there.",
+        "Of a rival of the full top layer (docs/rivals.md) the measures are those of log P of the class."
+        if any(row.loss in RIVALS for row in result.rows)
+        else "",
         "Mean and standard deviation over seeds." if several else "",
         f"Left out are {len(skipped)} classes without a test example: {wording.listed(skipped)}." if skipped else "",
         "The improvement is that of the mean of the aligned losses over the mean of the others, of losses that have a "
@@ -264,6 +268,8 @@ def _separation(result: "Result") -> str:
         "The log-partition is the logarithm of the sum of an example's exponentials: where it varies, logits of "
         "different examples cannot be compared."
     )
+    if any(row.loss in RIVALS for row in result.rows):
+        note += " A rival's scores are log-probabilities, whose log-partition is 0."
     return f"### Are the logits separated?\n\n{note}\n\n{markdown_table(header, lines)}"
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from archs.top_layer_kinds import RIVALS
 from bench.accuracy.records import DatasetFacts, Evaluation, Manifest, Separation, Training
 from bench.accuracy.settings import LossSetting, Recipe
 from reports.wording import count, hardware
@@ -42,6 +43,9 @@ DATASETS = {
     "imagenet": "ImageNet",
     "omniglot": "Omniglot",
 }
+
+#: What stands in the place of a rival's single logit: all of its scores are normalised.
+RIVALS_SCORE = "log P of one class"
 
 #: Which losses a mean or an improvement is over -> in words.
 IMPROVEMENTS = {"paper": "the paper's losses", "all": "all losses"}
@@ -122,11 +126,11 @@ def parity(found: "Parity | None") -> str:
     )
 
 
-def parity_sentence(name: str, against: str, found: "Parity | None") -> str:
-    """What one logit of a loss is worth, against all logits of a model."""
+def parity_sentence(name: str, against: str, found: "Parity | None", score: str = "one logit") -> str:
+    """What one logit of a loss, or log P of a rival, is worth against all logits of a model."""
     if found is None:
-        return f"{name}, one logit against {against}: not compared"
-    return f"{name}, one logit against {against}: {found.verdict}, {' '.join(found.reason.split())}"
+        return f"{name}, {score} against {against}: not compared"
+    return f"{name}, {score} against {against}: {found.verdict}, {' '.join(found.reason.split())}"
 
 
 def verdict_lines(rows: Sequence["Table1Row"]) -> list[str]:
@@ -136,8 +140,9 @@ def verdict_lines(rows: Sequence["Table1Row"]) -> list[str]:
         if row.status != "ok":
             lines.append(f"{row.name}: no verdict, as it has no tested model ({row.status})")
             continue
-        lines.append(parity_sentence(row.name, "all logits of CE", row.parity_with_ce))
-        if row.loss != "ce":  # there, both questions are the same
+        score = RIVALS_SCORE if row.loss in RIVALS else "one logit"
+        lines.append(parity_sentence(row.name, "all logits of CE", row.parity_with_ce, score))
+        if row.loss not in ("ce", *RIVALS):  # there, both questions are the same, or both scores
             lines.append(parity_sentence(row.name, "all logits of the same model", row.parity_with_own))
     return lines
 

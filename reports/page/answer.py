@@ -29,7 +29,8 @@ def sentences(found: Sequence[speed.Result], accuracies: Sequence[accuracy.Resul
 
 def speed_sentences(series: Sequence[Series], break_evens: Sequence[BreakEven]) -> list[str]:
     """How much faster at the largest class count, and from how many classes on; empty if nothing was compared."""
-    compared = [(each, name) for each, name in zip(series, names(series), strict=True) if each.is_compared]
+    named = zip(series, names(series), strict=True)
+    compared = [(each, name) for each, name in named if each.is_compared and each.is_against_all]
     if not compared:
         return []
     told = [_one(*compared[0]) if len(compared) == 1 else _several(compared)]

@@ -189,3 +189,21 @@ def test_samples_that_the_disk_refuses_leave_no_half_line(tmp_path: Path, make_m
     writer.close()
     assert load_run(writer.path).samples == make_round(0)
     assert load_run(writer.path).notices == ()
+
+
+def test_a_window_of_a_setting_that_is_not_there_is_an_error(tmp_path: Path, make_manifest) -> None:
+    writer = RunWriter.create(tmp_path, make_manifest())
+    writer.close()
+    window = {"setting": 1, "process": 0, "cycle": 0, "kind": "idle", "started": "", "offset_s": 0, "seconds": 5}
+    counted = {"joules": 1, "images": 0, "period_s": 0.1, "resolution_j": 0.1}
+    (writer.path / "energy.jsonl").write_text(json.dumps({**window, **counted}) + "\n")
+    with pytest.raises(UsageError, match=r"energy\.jsonl: a window names setting 1, run\.json has fewer"):
+        load_run(writer.path)
+
+
+def test_a_writer_that_is_closed_makes_no_file(tmp_path: Path, make_manifest) -> None:
+    writer = RunWriter.create(tmp_path, make_manifest())
+    writer.close()
+    with pytest.raises(ValueError, match="is closed"):
+        writer.append_to("energy.jsonl", [])
+    assert not (writer.path / "energy.jsonl").exists()

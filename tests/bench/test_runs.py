@@ -11,8 +11,8 @@ from bench.accuracy.run import AccuracyRun, AccuracyWriter
 from bench.accuracy.settings import LossSetting, Recipe
 from bench.errors import UsageError
 from bench.machine.fingerprint import Machine
-from bench.run import Run, RunWriter
-from bench.runs import kind_of, load_any
+from bench.run import Run, RunWriter, load_run
+from bench.runs import is_of_a_single_logit, kind_of, load_any
 
 
 @pytest.fixture
@@ -61,3 +61,16 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     for read in (kind_of, load_any):
         with pytest.raises(UsageError, match="is not a run"):
             read(tmp_path)
+
+
+def test_a_run_of_a_single_logit_is_told_from_others_and_names_its_command(speed_run: Path, accuracy_run: Path) -> None:
+    content = json.loads((accuracy_run / "run.json").read_text())
+    (accuracy_run / "run.json").write_text(json.dumps({**content, "kind": "single"}))
+    assert (is_of_a_single_logit(speed_run), is_of_a_single_logit(accuracy_run)) == (False, True)
+    for read in (kind_of, load_any):
+        with pytest.raises(
+            UsageError, match="a run of python -m bench single, which is shown alone: python -m reports"
+        ):
+            read(accuracy_run)
+    with pytest.raises(UsageError, match="its command is python -m bench single"):
+        load_run(accuracy_run)

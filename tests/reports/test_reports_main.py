@@ -4,6 +4,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from bench.deploy.records import DeploymentManifest, DeploymentSetting, DeploymentWriter
+from bench.deploy.records import Sample as DeploymentSample
 from reports import results
 from reports.__main__ import app
 
@@ -90,3 +92,44 @@ def test_help_imports_nothing_heavy() -> None:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     assert "--output" in answer.stdout
+
+
+@pytest.fixture
+def single_run(tmp_path, make_run):
+    setting = DeploymentSetting(
+        arch="resnet50", input_shape=(3, 8, 8), device="cpu", threads=1, classes=64, switches=1, minibatches=1
+    )
+    manifest = DeploymentManifest(
+        name="single-resnet50",
+        created="2026-01-02T03:04:05+00:00",
+        setting=setting,
+        features=2048,
+        row_bytes=8192,
+        layer_bytes=64 * 8192,
+        backbone_bytes=1,
+        machine=make_run().manifest.machine,
+        versions={},
+    )
+    writer = DeploymentWriter.create(tmp_path, manifest)
+    writer.append([DeploymentSample(what="one", number=0, wall_s=0.064)])
+    writer.close()
+    return writer.path
+
+
+def test_a_run_of_a_single_logit_is_shown_again(reports, single_run) -> None:
+    answer = reports(single_run)
+    assert answer.exit_code == 0, answer.output
+    assert answer.output.startswith("resnet50: one row of a top layer of 64 x 2048, the others left on disk")
+    assert "2.00 ms" in answer.output  # 64 ms for 32 images
+
+
+def test_a_run_of_a_single_logit_is_shown_alone(reports, single_run, write_run, tmp_path) -> None:
+    other = write_run(tmp_path / "speed", "resnet50")
+    for runs in ((single_run, other), (single_run,)):
+        arguments = (*runs, "--output", tmp_path / "new")
+        answer = reports(*arguments)
+        assert answer.exit_code == 2
+        assert "a run of python -m bench single is shown alone" in answer.stderr
+    page = reports(single_run, "--html", tmp_path / "page.html")
+    assert page.exit_code == 2
+    assert f"shown alone: python -m reports {single_run}" in page.stderr

@@ -1,10 +1,13 @@
 import csv
+import json
+from dataclasses import replace
 
+import pandas
 import pytest
 
 from bench.run import load_run
-from bench.speed.rows import Row, rows
-from reports import results
+from bench.speed.rows import MODES, Row, rows
+from reports import energy, results, surface
 
 
 def test_a_run_is_written_from_its_samples_alone(write_run, tmp_path) -> None:
@@ -14,7 +17,7 @@ def test_a_run_is_written_from_its_samples_alone(write_run, tmp_path) -> None:
     assert all(path.stat().st_size > 0 for path in paths)
     with open(paths[0], newline="") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == list(Row.model_fields)
+    assert list(lines[0]) == [name for name in Row.model_fields if name not in MODES]
     assert [float(line["median_s"]) for line in lines if line["median_s"]] == [
         row.median_s for row in rows(run) if row.median_s is not None
     ]
@@ -63,3 +66,45 @@ def test_markdown_holds_the_warnings_of_samples_and_manifest(write_run, tmp_path
 def test_nothing_to_write_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="no run has a row"):
         results.write_together(tmp_path, [])
+
+
+def two_batch_sizes(run, make_run):
+    """A run read back, as if its settings were one network at batch 1 and at 32."""
+    settings = make_run("resnet50", "resnet50").manifest.settings
+    settings = tuple(
+        setting.model_copy(update={"batch_size": size}) for setting, size in zip(settings, (1, 32), strict=True)
+    )
+    return replace(run, manifest=run.manifest.model_copy(update={"settings": settings}))
+
+
+def test_a_run_with_two_batch_sizes_has_fig_3_and_another_has_not(write_run, make_run, tmp_path) -> None:
+    run = load_run(write_run(tmp_path, "resnet50", "resnet50"))
+    run = two_batch_sizes(run, make_run)
+    paths = results.write_all(tmp_path, run)
+    assert [path.name for path in paths] == [*results.FILES, *surface.FILES]
+    assert pandas.read_csv(tmp_path / "surface.csv")["batch_size"].tolist() == [1, 1, 32, 32]
+
+
+def test_maps_of_several_runs_stand_together_and_say_whose_they_are(write_run, make_run, tmp_path) -> None:
+    folders = [write_run(tmp_path / name, "resnet50", "resnet50") for name in ("one", "other")]
+    found = [results.Result.of(two_batch_sizes(load_run(folder), make_run)) for folder in folders]
+    results.write_together(tmp_path, found)
+    names = pandas.read_csv(tmp_path / "surface.csv")["network"].unique().tolist()
+    assert names == [f"resnet50, {folder}" for folder in folders]
+
+
+def test_energy_is_among_the_reports_of_a_run_that_measured_it(write_run, tmp_path) -> None:
+    folder = write_run(tmp_path, "resnet50")
+    counter = {"seconds": 5.0, "period_s": 0.02, "resolution_j": 0.001, "started": "2026-01-02T03:04:05+00:00"}
+    lines = [
+        {"kind": "work" if classes else "idle", "classes": classes, "cycle": cycle, "joules": joules}
+        | {"setting": 0, "process": 0, "offset_s": 21.0 * cycle, "images": 100 if classes else 0, "others": 0}
+        | counter
+        for cycle in range(6)
+        for classes, joules in ((None, 250.0), (1, 1000.0), (1024, 2000.0))
+    ]
+    (folder / "energy.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = results.Result.of(load_run(folder))
+    assert [row.verdict for row in result.energy.rows] == [None, "less"]
+    paths = results.write_together(tmp_path, [result])
+    assert [path.name for path in paths] == [*results.FILES, *energy.FILES]

@@ -1,3 +1,7 @@
+from dataclasses import replace
+
+import pytest
+
 from reports.series import control_lines, failures, labels, series_of, split
 
 
@@ -36,6 +40,21 @@ def test_a_series_is_compared_once_another_count_was_measured(make_rows) -> None
     assert (whole.is_compared, alone.is_compared) == (True, False)
 
 
+@pytest.mark.parametrize("mode", [{"top_layer": "adaptive"}, {"subset": 16}])
+def test_a_rival_and_several_logits_are_not_one_against_all(make_rows, mode) -> None:
+    assert [each.is_against_all for each in split(make_rows() + make_rows(**mode))] == [True, False]
+
+
+def test_settings_of_one_run_are_told_apart_by_their_modes(make_run, make_rows) -> None:
+    modes = [{}, {"work": "normalised"}, {"top_layer": "adaptive"}, {"cuda_graph": True}, {"channels_last": True}]
+    runs = [make_run(**mode) for mode in modes]
+    settings = tuple(run.manifest.settings[0] for run in runs)
+    run = replace(runs[0], manifest=runs[0].manifest.model_copy(update={"settings": settings}))
+    found = series_of(run, [row for mode in modes for row in make_rows(classes=(1, 1024), **mode)])
+    assert [each.setting for each in found] == list(settings)
+    assert labels(found) == ["", "normalised", "adaptive top layer", "CUDA graph", "channels last"]
+
+
 def test_failures_name_the_setting_where_there_are_several(make_rows) -> None:
     lost = {"classes": (1, 1024), "failed": (1024,)}
     assert failures(split(make_rows(**lost))) == [
@@ -62,7 +81,7 @@ def test_labels_are_empty_where_nothing_has_to_be_told_apart(make_rows) -> None:
 
 
 def test_labels_name_what_a_row_does_not_know(make_run, make_rows) -> None:
-    series = [*series_of(make_run(), make_rows()), *series_of(make_run(cuda_graph=True), make_rows())]
+    series = [*series_of(make_run(), make_rows()), *series_of(make_run(cuda_graph=True), make_rows(cuda_graph=True))]
     assert labels(series) == ["", "CUDA graph"]
 
 

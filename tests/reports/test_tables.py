@@ -4,17 +4,26 @@ import math
 import pytest
 
 from bench.folder import Notice
-from bench.speed.rows import BreakEven, Row, to_frame
+from bench.speed.rows import MODES, BreakEven, Row, to_frame
 from reports import tables
 from reports.series import series_of, split
+
+#: Columns of a table whose rows were all measured in the usual mode.
+USUAL = [name for name in Row.model_fields if name not in MODES]
 
 
 def test_frame_has_the_fields_of_a_row_in_their_order(make_rows) -> None:
     rows = make_rows()
     frame = to_frame(rows)
-    assert list(frame.columns) == list(Row.model_fields)
+    assert list(frame.columns) == USUAL
     assert len(frame) == len(rows)
-    assert to_frame([]).columns.tolist() == list(Row.model_fields)
+    assert to_frame([]).columns.tolist() == USUAL
+
+
+def test_columns_of_modes_stand_there_once_a_row_has_another_than_the_usual(make_rows) -> None:
+    frame = to_frame(make_rows() + make_rows(work="normalised", cuda_graph=True))
+    assert [name for name in frame.columns if name in MODES] == ["cuda_graph", "work"]
+    assert list(frame["work"]) == ["logits"] * 7 + ["normalised"] * 7
 
 
 def test_csv_is_exact_and_empty_where_there_is_no_number(make_rows, tmp_path) -> None:
@@ -22,7 +31,7 @@ def test_csv_is_exact_and_empty_where_there_is_no_number(make_rows, tmp_path) ->
     tables.write_csv(tmp_path / "table3.csv", rows)
     with open(tmp_path / "table3.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == list(Row.model_fields)
+    assert list(lines[0]) == USUAL
     read = [
         Row.model_validate({name: text or None for name, text in line.items()} | {"reason": line["reason"]})
         for line in lines
@@ -36,7 +45,7 @@ def test_csv_of_several_runs_begins_with_the_run(make_rows, tmp_path) -> None:
     tables.write_csv(tmp_path / "table3.csv", rows + rows, runs=["a"] * 3 + ["b"] * 3)
     with open(tmp_path / "table3.csv", newline="") as file:
         lines = list(csv.DictReader(file))
-    assert list(lines[0]) == ["run", *Row.model_fields]
+    assert list(lines[0]) == ["run", *USUAL]
     assert [line["run"] for line in lines] == ["a"] * 3 + ["b"] * 3
 
 
@@ -147,10 +156,22 @@ def test_beside_published_tells_settings_apart_only_where_it_must(make_rows) -> 
 
 def test_beside_published_tells_runs_apart_by_what_no_row_knows(make_run, make_rows) -> None:
     rows = make_rows("resnet50", device="cuda:0", classes=(1, 1024))
-    runs = [make_run(device="cuda:0", **more) for more in ({}, {"tf32": True}, {"cuda_graph": True})]
+    runs = [make_run(device="cuda:0", **more) for more in ({}, {"tf32": True}, {"cudnn_benchmark": False})]
     text = tables.beside_published_markdown([series for run in runs for series in series_of(run, rows)])
     lines = [line.split("|")[2].strip() for line in text.splitlines() if line.startswith("| resnet50")]
-    assert lines == ["", "", "TF32", "TF32", "CUDA graph", "CUDA graph"]
+    assert lines == ["", "", "TF32", "TF32", "no cuDNN benchmark", "no cuDNN benchmark"]
+
+
+@pytest.mark.parametrize("mode", [{"work": "end-to-end"}, {"top_layer": "adaptive"}, {"subset": 16}])
+def test_beside_published_stands_only_the_work_that_the_paper_measured(make_rows, mode) -> None:
+    assert tables.beside_published_markdown(split(make_rows("resnet50", **mode))) == ""
+
+
+def test_latex_names_the_reference_of_a_subset(make_rows) -> None:
+    rows = [row.model_copy(update={"subset": 1024}) for row in make_rows(classes=(1024, 2**14))]
+    text = tables.to_latex(rows)
+    assert "1024 (SLC)" in text
+    assert text.count("--") >= 2, "its speedup, 1 by definition, is not written"
 
 
 def test_beside_published_is_empty_for_networks_the_paper_lacks(make_rows) -> None:

@@ -71,7 +71,39 @@ def test_measured_on_names_what_only_some_settings_have(make_run) -> None:
     manifest = make_run().manifest
     compiled = manifest.settings[0].model_copy(update={"compile": "default"})
     text = "\n".join(wording.measured_on(manifest.model_copy(update={"settings": (*manifest.settings, compiled)})))
-    assert "; compile default; " in text
+    assert "; eager, compile default; " in text
+
+
+def test_modes_are_named_where_they_are_not_the_usual_ones(make_run, make_row) -> None:
+    usual = make_run().manifest
+    odd = {"work": "end-to-end", "top_layer": "adaptive", "cuda_graph": True, "channels_last": True}
+    other = usual.settings[0].model_copy(update=odd)
+    text = wording.measured_on(usual.model_copy(update={"settings": (*usual.settings, other)}))[1]
+    for both in (
+        "no CUDA graph, CUDA graph",
+        "contiguous, channels last",
+        "logits, end-to-end",
+        "full top layer, adaptive",
+    ):
+        assert both in text
+    assert "logits" not in wording.measured_on(usual)[1]
+    told = wording.row_traits(make_row(**odd))
+    assert {name: told[name] for name in ("work", "top layer", "subset")} == {
+        "work": "end-to-end", "top layer": "adaptive top layer", "subset": "",
+    }  # fmt: skip
+
+
+def test_several_logits_are_called_so(make_run, make_row) -> None:
+    run = make_run(subset=16)
+    assert wording.measured_on(run.manifest)[0].startswith("resnet50: 16 logits against up to")
+    assert (
+        wording.break_even([BreakEven(0, "resnet50", 2.0, 512.0, False, 16)])
+        == "16 logits are 2x as fast from 510 classes"
+    )
+    assert "they are 2x as fast" in wording.break_even([BreakEven(0, "resnet50", 2.0, None, False, 16)])
+    control = make_row(kind="control", classes=16, subset=16, speedup=1.0)
+    assert "control, 16 logits against themselves: 1.000" in wording.control_line("resnet50", control)
+    assert wording.interval(make_row(classes=16, subset=16, speedup_low=1.0, speedup_high=1.0)) == ""
 
 
 @pytest.mark.parametrize(

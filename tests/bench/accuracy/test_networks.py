@@ -56,6 +56,11 @@ def test_what_does_not_fit_is_refused_in_one_line(name: str, shape: tuple[int, .
     assert "\n" not in str(caught.value)
 
 
+def test_a_top_layer_that_is_a_convolution_is_refused() -> None:
+    with pytest.raises(UsageError, match="not one linear layer on each example"):
+        networks.build("torchvision/squeezenet1_1", (3, 64, 64), 7, seed=0)
+
+
 def test_one_class_is_refused() -> None:
     with pytest.raises(UsageError, match="2 classes or more"):
         networks.build("mlp", SHAPE, 1, seed=0)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from bench.run import Run, load_run
 from bench.schemas import schemas
 from bench.speed import duration
 from bench.speed.plan import Request
+from bench.speed.rows import MODES
 from reports import terminal
 
 Command = Callable[..., Any]
@@ -30,6 +32,11 @@ COLUMNS = [
     "batch_size",
     "compile",
     "order",
+    "cuda_graph",
+    "channels_last",
+    "work",
+    "top_layer",
+    "subset",
     "minibatches",
     "rounds_done",
     "mean_s",
@@ -133,7 +140,7 @@ def test_json_is_one_object_on_standard_output(as_json: tuple[Any, Path], only: 
 
 def test_the_table_on_disk_has_the_same_columns(plain: tuple[Any, Path], only: Only) -> None:
     header = (only(plain[1]) / "table3.csv").read_text().splitlines()[0].split(",")
-    assert header == COLUMNS
+    assert header == [name for name in COLUMNS if name not in MODES]
 
 
 def test_json_and_quiet_leave_warnings_alone_on_standard_error(tmp_path: Path, here: Command, tiny: Options) -> None:
@@ -255,7 +262,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
 
 def test_the_defaults(here: Command, asked: list[Request]) -> None:
     assert here().code == 0
-    assert asked == [Request(arch=["resnet50"], batch_size=[32], dtype=["float32"], compile=["none"])]
+    (request,) = asked
+    assert request == Request(
+        arch=["resnet50"], batch_size=[32], dtype=["float32"], compile=["none"], channels_last=[False],
+        cuda_graph=[False], work=["logits"], top_layer=["full"],
+    )  # fmt: skip
     assert asked[0].minibatches == 100
     assert (asked[0].classes, asked[0].max_classes, asked[0].until) == (None, None, None)
 
@@ -266,6 +277,57 @@ def test_lists_are_repeated_or_have_commas(here: Command, asked: list[Request]) 
     assert asked[0].arch == ["alexnet,vgg16", "resnet50"]
     assert asked[0].batch_size == [1, 8, 32]
     assert asked[0].dtype == ["float32", "bfloat16"]
+
+
+def test_modes_are_lists_too(here: Command, asked: list[Request]) -> None:
+    options = "--work logits,end-to-end --top-layer full --top-layer adaptive --subset 16 --cuda-graph off,on"
+    assert here(*options.split(), "--memory-format", "channels-last,contiguous").code == 0
+    (request,) = asked
+    assert (request.work, request.top_layer) == (["logits", "end-to-end"], ["full", "adaptive"])
+    assert (request.cuda_graph, request.channels_last, request.subset) == ([False, True], [True, False], 16)
+
+
+def test_channels_last_can_be_asked_for_in_two_ways_and_not_in_both(here: Command, asked: list[Request]) -> None:
+    assert here("--channels-last").code == 0
+    assert asked[0].channels_last == [True]
+    both = here("--channels-last", "--memory-format", "contiguous")
+    assert both.code == 2
+    assert "say the same" in both.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--cuda-graph yes", "--cuda-graph 'yes': must be one of off, on"),
+        ("--memory-format nhwc", "--memory-format 'nhwc': must be one of contiguous, channels-last"),
+        ("--work all", "--work 'all': must be one of logits, normalised, end-to-end"),
+        ("--top-layer wide", "--top-layer 'wide': must be one of full"),
+        ("--subset 100", "--subset 100: class counts must be above it, and 16 is not"),
+    ],
+)
+def test_modes_that_are_none(options: str, words: str, tmp_path: Path, here: Command, tiny: Options) -> None:
+    ended = here(*tiny(tmp_path, *options.split(), counts="16,1024"))
+    assert (ended.code, ended.out) == (2, "")
+    assert words in ended.err
+
+
+def test_a_dry_run_says_what_is_left_out(tmp_path: Path, here: Command, tiny: Options) -> None:
+    ended = here(*tiny(tmp_path, "--dry-run", "--cuda-graph", "off,on", "--top-layer", "full,adaptive"))
+    assert ended.code == 0
+    assert "adaptive top layer" in ended.out
+    assert "left out: --cuda-graph on; --cuda-graph on --top-layer adaptive" in ended.err
+    assert "Zipf" in ended.err
+
+
+def test_modes_are_shown_where_they_differ(tmp_path: Path, here: Command, tiny: Options, only: Only) -> None:
+    ended = here(*tiny(tmp_path, "--work", "logits,normalised", "--subset", "2", counts="16"))
+    assert ended.code == 0
+    assert "2 logits against up to 16 classes" in ended.out
+    assert "\ntiny_networks:small, normalised\n" in ended.out
+    assert "2 (control)" in ended.out
+    header, *lines = (only(tmp_path) / "table3.csv").read_text().splitlines()
+    assert [name for name in header.split(",") if name in MODES] == ["work", "subset"]
+    assert len(lines) == 2 * 3
 
 
 @pytest.mark.parametrize(
@@ -314,3 +376,55 @@ def test_networks_are_listed(here: Command) -> None:
     nothing = here("list", "nothing of that name")
     assert (nothing.code, nothing.out) == (2, "")
     assert nothing.err.startswith("error: no network's name contains")
+
+
+def test_energy_is_an_option_that_a_cpu_refuses(
+    tmp_path: Path, here: Command, tiny: Options, asked: list[Request]
+) -> None:
+    assert here("--energy").code == 0
+    assert [request.energy for request in asked] == [True]
+    ended = here(*tiny(tmp_path, "--energy", "--device", "cpu", "--dry-run"))
+    assert ended.code == 2
+    assert "'cpu' has none: leave out --energy, or give --device cuda" in ended.err
+
+
+def test_energy_is_told_after_the_table_and_without_a_verdict_it_is_exit_code_3(
+    tmp_path: Path, here: Command, tiny: Options, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bench.cli import sweeping
+    from bench.speed import sweep
+    from bench.speed.energy import Window
+
+    counter = {"seconds": 5.0, "period_s": 0.02, "resolution_j": 0.001, "started": "2026-01-02T03:04:05+00:00"}
+    windows = [
+        Window(
+            setting=0,
+            process=0,
+            cycle=cycle,
+            kind="work" if classes else "idle",
+            classes=classes,
+            offset_s=21.0 * cycle,
+            joules=joules,
+            images=100 if classes else 0,
+            others=1,
+            marks=("other-process",),
+            **counter,  # type: ignore[arg-type]
+        )
+        for cycle in range(6)
+        for classes, joules in ((None, 250.0), (1, 1000.0), (16, 2000.0))
+    ]
+
+    def with_windows(*arguments: Any) -> Any:
+        return replace(sweep.execute(*arguments), windows=windows)
+
+    monkeypatch.setattr(sweeping, "execute", with_windows)
+    ended = here(*tiny(tmp_path, "--quiet"))
+    assert ended.code == 3
+    assert "mJ an image for one logit" in ended.out
+    assert ended.out.index("written to") < ended.out.index("energy of tiny_networks:small")
+    assert "energy.csv, energy.md" in ended.out
+    assert "something else used the GPU in 18 of 18 windows" in ended.out
+    ended = here(*tiny(tmp_path, "--quiet", "--json"))
+    printed = json.loads(ended.out)
+    assert [row["verdict"] for row in printed["energy"]] == [None, "disturbed"]
+    Draft202012Validator(schemas()["rows.schema.json"]).validate(printed)

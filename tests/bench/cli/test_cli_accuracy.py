@@ -224,6 +224,15 @@ def test_the_defaults(here: Command, asked: list[Request]) -> None:
     assert asked == [Request()]
 
 
+def test_rivals_are_trained_and_stand_in_the_table(here: Command, tmp_path: Path) -> None:
+    ended = here(*TINY[:1], "--top-layer", "full,low-rank", *TINY[1:], "--output", tmp_path)
+    assert (ended.code, ended.err) == (0, "")
+    assert "low-rank softmax" in ended.out
+    refused = here("accuracy", "--top-layer", "low-ranck", "--output", tmp_path)
+    assert (refused.code, refused.out) == (2, "")
+    assert "--top-layer 'low-ranck': give all, or some of full" in refused.err
+
+
 def test_the_papers_losses_can_be_asked_for_beside_a_preset(here: Command, asked: list[Request]) -> None:
     """A preset names losses of its own, which stand only where nobody named any."""
     assert here("accuracy", "--preset", "paper-imagenet", "--losses", "paper").code == 0
@@ -238,6 +247,7 @@ def test_every_option_reaches_the_request(here: Command, asked: list[Request], t
     options: dict[str, tuple[Any, dict[str, Any]]] = {
         "--dataset": ("mnist", {"dataset": "mnist"}),
         "--losses": ("all", {"losses": "all"}),
+        "--top-layer": ("full,adaptive", {"top_layers": "full,adaptive"}),
         "--lr": ("0.5, 1e-3", {"learning_rates": [0.5, 0.001]}),
         "--seeds": (3, {"seeds": 3}),
         "--seed": (4, {"seed": 4}),

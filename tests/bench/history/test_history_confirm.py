@@ -145,9 +145,25 @@ def test_a_process_is_given_the_switches_too(make_manifest: MakeManifest, run_of
     same = plain.model_copy(update={"points": (point,)})
     (group,) = groups(compare(same, same).points)
     given = arguments(group, seed=0)
-    assert given[-4:] == ("--tf32", "--no-cudnn-benchmark", "--channels-last", "--cuda-graph")
+    assert given[-3:] == ("--tf32", "--no-cudnn-benchmark", "--channels-last")
+    assert given[given.index("--cuda-graph") + 1] == "on"
     assert given[given.index("--device") + 1] == "cuda"
     assert "--input-size" not in given
+
+
+def test_a_process_is_given_what_counts_as_the_work_where_it_is_not_the_usual(run_of: RunOf, setting: Setting) -> None:
+    """The usual is left out: the other side may be a version that does not know these options."""
+    plain = snapshot(run_of())
+    odd = setting.model_copy(update={"work": "end-to-end", "subset": 4, "top_layer": "adaptive"})
+    point = plain.points[0].model_copy(update={"work": work_of(odd, 1024)})
+    same = plain.model_copy(update={"points": (point,)})
+    (group,) = groups(compare(same, same).points)
+    given = arguments(group, seed=0)
+    pairs = dict(zip(given[::2], given[1::2], strict=True))
+    assert (pairs["--work"], pairs["--subset"], pairs["--top-layer"]) == ("end-to-end", "4", "adaptive")
+    assert pairs["--classes"] == "4,1024"
+    (usual,) = groups(compare(plain, plain).points)
+    assert not {"--work", "--subset", "--top-layer", "--cuda-graph"} & set(arguments(usual, seed=0))
 
 
 def test_runs_become_processes_of_one(run_of: RunOf) -> None:

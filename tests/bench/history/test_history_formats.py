@@ -397,7 +397,7 @@ def test_names_depend_on_the_work_alone(brief: Snapshot) -> None:
 CHANGES: dict[str, Any] = {
     "arch": "other", "classes": 2, "input_shape": (3, 32, 32), "device": "cuda", "dtype": "bfloat16", "batch_size": 1,
     "compile": "default", "cuda_graph": True, "channels_last": True, "tf32": True, "cudnn_benchmark": False,
-    "order": "sequential", "block": 2,
+    "order": "sequential", "block": 2, "work": "normalised", "subset": 2, "top_layer": "adaptive",
 }  # fmt: skip
 
 

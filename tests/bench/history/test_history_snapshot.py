@@ -85,6 +85,31 @@ def test_seed_threads_and_device_number_are_no_part_of_the_work():
     assert work_of(Setting(**given, device="cpu", threads=1), 16) not in works
 
 
+def test_what_counts_as_the_work_is_part_of_it():
+    setting = Setting(arch="small", input_shape=(3, 8, 8), device="cpu", threads=1)
+    kinds = [{}, {"work": "normalised"}, {"work": "end-to-end"}, {"subset": 2}, {"top_layer": "adaptive"}]
+    assert len({work_of(setting.model_copy(update=kind), 16) for kind in kinds}) == len(kinds)
+    kept = work_of(setting, 16).model_dump(exclude={"work", "subset", "top_layer"})
+    assert Work.model_validate(kept) == work_of(setting, 16), (
+        "points of an older history are points of the paper's work"
+    )
+
+
+def test_several_logits_are_the_reference_where_several_are_asked_for(published: Run):
+    """The published run as if its single logit had been two, of two classes asked for at a time."""
+    two = {"classes": 2}
+    settings = tuple(setting.model_copy(update={"subset": 2}) for setting in published.manifest.settings)
+    points = tuple(one.model_copy(update=two) if one.classes == 1 else one for one in published.manifest.points)
+    samples = [one.model_copy(update=two) if one.classes == 1 else one for one in published.samples]
+    run = Run(published.manifest.model_copy(update={"settings": settings, "points": points}), samples)
+    found, usual = snapshot(run, resamples=2), snapshot(published, resamples=2)
+    assert [point.work.classes for point in found.points] == [point.work.classes for point in usual.points]
+    assert [(point.single, point.speedup, point.marked) for point in found.points] == [
+        (point.single, point.speedup, point.marked) for point in usual.points
+    ]
+    assert {point.work.subset for point in found.points} == {2}
+
+
 def test_medians_by_hand():
     single = np.array([[1.0, 3.0], [2.0, 2.0], [9.0, 1.0]])
     every = np.array([[4.0], [6.0], [5.0]])

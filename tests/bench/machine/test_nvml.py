@@ -246,3 +246,18 @@ def test_without_a_gpu_opening_says_so():
     with pytest.raises(NvmlUnavailable) as refused:
         GpuProbe.open(0)
     assert len(str(refused.value).splitlines()) == 1
+
+
+def test_functions_whose_version_the_driver_lacks_are_what_cannot_be_read():
+    fake = FakeNvml()
+    fake.NVMLLibraryMismatchError = type("NVMLLibraryMismatchError", (Exception,), {})  # of pynvml: no NVMLError
+
+    def mismatch(device):
+        raise fake.NVMLLibraryMismatchError("Unversioned function called and the versioned one is missing")
+
+    fake.nvmlDeviceGetComputeRunningProcesses = mismatch
+    probe = GpuProbe(UUID, fake)
+    assert probe.foreign_processes(own_context=True) is None
+    assert probe.problems == [
+        "NVML does not tell processes: Unversioned function called and the versioned one is missing"
+    ]

@@ -1,13 +1,18 @@
 """On a network small enough to look into: convolution, batch norm, a linear top layer."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from archs.registry import Network, from_module
-from bench.speed.assembly import POOL, Assembly, build_backbone, input_pool, pool_size
+from archs.rivals import RIVALS, make
+from bench.speed.assembly import POOL, Assembly, build_backbone, input_pool, one_example, pool_size
+from bench.speed.failures import status_of
+from bench.speed.forwards import Eager
 from bench.speed.settings import Dtype, Setting
 
 SHAPE = (3, 8, 8)
@@ -103,6 +108,69 @@ def test_every_class_count_shares_backbone_and_bank() -> None:
     assert large.get_parameter("head.weight").data_ptr() == assembly.bank.weight.data_ptr()
     minibatch = input_pool(SETTING, 1)[0]
     torch.testing.assert_close(small(minibatch), large(minibatch)[:, :3])
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+def test_a_rival_takes_the_top_layers_place_above_the_reference(kind: Any) -> None:
+    """Its score is, by another way, that column of all its log-probabilities; the reference stays the full layer's."""
+    assembly = assemble(change(top_layer=kind, subset=2), classes=50)
+    minibatch = input_pool(SETTING, 1)[0]
+    with torch.inference_mode():
+        network, body = assembly.network(40), assembly.logits(1).get_submodule("body")
+        rival = make(kind, 6, 40)
+        expected = rival.log_prob(body(minibatch).flatten(1))[:, list(rival.typical(2))]
+        torch.testing.assert_close(network(minibatch), expected)
+        torch.testing.assert_close(assembly.network(2)(minibatch), assemble().network(2)(minibatch))
+    assert network.get_submodule("body") is assembly.network(2).get_submodule("body"), "the backbone is one"
+    assert assembly.unused_bytes(40) == assembly.bank.nbytes
+    assert assembly.unused_bytes(2) == assembly.bank.nbytes - 2 * 7 * 4 + rival.parameter_bytes
+
+
+def test_a_rival_in_the_place_of_what_is_no_linear_layer_is_unsupported() -> None:
+    setting = change(top_layer="adaptive")
+    backbone, top = build_backbone(NAMED, setting)
+    assembly = Assembly(backbone, replace(top, plain=False), setting, 50)
+    with pytest.raises(ValueError, match="no plain linear layer") as caught:
+        assembly.network(40)
+    assert status_of(caught.value) == "unsupported"
+
+
+def test_normalised_scores_are_log_probabilities_of_the_classes_asked_for() -> None:
+    assembly, minibatch = assemble(change(work="normalised", subset=3)), input_pool(SETTING, 1)[0]
+    with torch.inference_mode():
+        logits = assembly.logits(40)(minibatch)
+        expected = logits.double().log_softmax(1)[:, :3]
+        torch.testing.assert_close(assembly.network(40)(minibatch).double(), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(assembly.network(3)(minibatch), logits[:, :3])  # one logit needs no normaliser
+
+
+@pytest.mark.parametrize("fields", [{"work": "normalised"}, {"top_layer": "hierarchical-huffman"}, {"subset": 5}])
+def test_what_scores_must_be_finds_those_that_are_not(fields: dict[str, Any]) -> None:
+    setting = change(**fields)
+    assembly, minibatch = assemble(setting), input_pool(SETTING, 1)[0]
+
+    class Off(Eager):
+        def __call__(self) -> Tensor:
+            return super().__call__() + 0.3
+
+    with torch.inference_mode():
+        reference = assembly.reference(40, minibatch)
+        assert reference.disagreement(Eager(assembly.network(40)), setting) is None
+        assert "differs from" in str(reference.disagreement(Off(assembly.network(40)), setting))
+
+
+def test_end_to_end_inputs_stay_in_the_hosts_memory() -> None:
+    setting = change(work="end-to-end", channels_last=True)
+    assert {minibatch.device.type for minibatch in input_pool(setting, 2)} == {"cpu"}
+    assert torch.equal(input_pool(setting, 1)[0], input_pool(SETTING, 1)[0])
+    assert input_pool(setting, 1)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.gpu
+def test_end_to_end_inputs_are_pinned_for_a_gpu() -> None:
+    setting = change(work="end-to-end", device="cuda:0")
+    assert all(minibatch.is_pinned() for minibatch in input_pool(setting, 2))
+    assert one_example(setting).is_cuda, "a look at the network is none of the passes"
 
 
 def test_unused_bytes_are_the_rows_a_smaller_deployment_lacks() -> None:

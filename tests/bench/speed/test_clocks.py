@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bench.speed.clocks import CudaClock, clock_for, read_on_cpu
+from bench.speed.clocks import CudaClock, CudaWallClock, clock_for, read_on_cpu
 
 
 class Spinning:
@@ -39,6 +39,39 @@ def test_a_pass_on_the_cpu_takes_what_it_takes() -> None:
 
 def test_the_cpu_has_the_cpu_clock() -> None:
     assert clock_for(torch.device("cpu")) is read_on_cpu
+
+
+def test_on_the_cpu_copies_are_timed_by_the_same_clock() -> None:
+    assert clock_for(torch.device("cpu"), "end-to-end") is read_on_cpu
+
+
+class Device:
+    """In place of a CUDA device and of time: what is asked of it takes a known time and is done at a synchronise."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now_ns = 0
+        self.pending_ns = 0
+        monkeypatch.setattr(torch.cuda, "synchronize", self.synchronize)
+        monkeypatch.setattr("bench.speed.clocks.time.perf_counter_ns", lambda: self.now_ns)
+
+    def synchronize(self, device: torch.device) -> None:
+        self.now_ns, self.pending_ns = self.now_ns + self.pending_ns, 0
+
+    def load(self, minibatch: torch.Tensor) -> None:
+        self.pending_ns += 7_000  # left over from before the pass: no part of it
+
+    def __call__(self) -> torch.Tensor:
+        self.now_ns += 2_000  # the host's own part
+        self.pending_ns += 5_000
+        return torch.ones(1)
+
+
+def test_end_to_end_on_cuda_is_a_wall_clock_around_a_synchronised_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = clock_for(torch.device("cuda:0"), "end-to-end")
+    assert isinstance(clock, CudaWallClock)
+    reading = clock(Device(monkeypatch), torch.ones(1))
+    assert reading.wall_s == pytest.approx(7e-6)
+    assert reading.device_s is None, "events would leave the host's part out"
 
 
 @pytest.mark.gpu

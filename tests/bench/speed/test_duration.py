@@ -13,7 +13,7 @@ Make = Callable[..., Any]
 
 def test_operations_of_a_pass_by_hand(setting: Setting) -> None:
     """32 examples: 1000 each below the top layer, and there 4 features x 3 classes x 2 plus 3 biases."""
-    assert pass_operations(setting, 3, backbone=1000, features=4) == 32 * (1000 + 2 * 4 * 3 + 3)
+    assert pass_operations(setting, backbone=1000, top_layer=32 * (2 * 4 * 3 + 3)) == 32 * (1000 + 2 * 4 * 3 + 3)
 
 
 def test_the_single_logit_has_two_slots_and_a_block_several_passes(setting: Setting) -> None:

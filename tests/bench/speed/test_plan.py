@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -53,6 +55,70 @@ def test_settings_are_all_combinations_without_duplicates() -> None:
     assert {each.input_shape for each in planned.settings} == {(3, 8, 8)}
     assert planned.protocol.classes == (1, 16)
     assert planned.facts["tiny_networks:small"].top.features == 8
+
+
+@pytest.mark.parametrize(
+    ("max_classes", "classes", "subset", "expected"),
+    [
+        (None, None, 16, (16, *PAPER_CLASSES[1:])),
+        ("2**16", None, 1000, (1000, 2**10, 2**14, 2**16)),
+        (None, "64,1024", 16, (16, 64, 1024)),
+        (None, [16, 64], 16, (16, 64)),
+    ],
+)
+def test_several_classes_at_a_time_take_the_place_of_the_single_one(
+    max_classes: str | None, classes: str | list[int | str] | None, subset: int, expected: tuple[int, ...]
+) -> None:
+    assert class_counts(max_classes, classes, subset) == expected
+
+
+@pytest.mark.parametrize(
+    ("max_classes", "classes", "named"),
+    [(None, "1,64", "1 is not"), (None, "8,9,64", "8, 9 is not"), (None, [8, 64], "8 is not"), ("4", None, "4 is not")],
+)
+def test_counts_below_the_subset_are_refused(
+    max_classes: str | None, classes: str | list[int | str] | None, named: str
+) -> None:
+    with pytest.raises(UsageError, match=f"--subset 16: class counts must be above it, and {named}"):
+        class_counts(max_classes, classes, 16)
+
+
+def test_every_combination_of_modes_is_a_setting_of_its_own() -> None:
+    planned = plan(
+        Request(
+            arch=["tiny_networks:small"],
+            device="cpu",
+            compile=["none", "default"],
+            channels_last=[False, True],
+            cuda_graph=[False, True],
+            work=["logits", "end-to-end"],
+            top_layer=["full", "adaptive"],
+            subset=2,
+        )
+    )
+    assert len(set(planned.settings)) == len(planned.settings) == 2**4
+    assert {setting.subset for setting in planned.settings} == {2}
+    assert [notice.kind for notice in planned.notices] == ["left-out", "assumed-frequencies"]
+    assert planned.notices[0].happened.count("--cuda-graph on") == 2**4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"work": ["all"]}, r"--work 'all': must be one of logits, normalised, end-to-end"),
+        ({"work": []}, "--work: none is given"),
+        ({"top_layer": ["wide"]}, "--top-layer 'wide': must be one of full, hierarchical-balanced"),
+        ({"subset": 0}, "--subset 0: must be 1 or more"),
+        ({"cuda_graph": True}, "--cuda-graph needs a CUDA device"),
+        ({"compile": ["reduce-overhead"]}, "--compile reduce-overhead needs a CUDA device"),
+        ({"cuda_graph": []}, "--cuda-graph: none is given"),
+        ({"channels_last": ()}, "--memory-format: none is given"),
+        ({"tf32": True}, "--tf32 needs a CUDA device"),
+    ],
+)
+def test_modes_that_are_none_here_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        plan(Request(arch=["tiny_networks:small"], device="cpu", **options))
 
 
 def test_threads_are_torchs_own_unless_asked_for() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from bench.folder import Notice, RunNotWritten
 from bench.run import Manifest, RunWriter, load_run
-from bench.speed.events import Doing, Noticed, PassesDone, PointFound, ProcessState
+from bench.speed.energy import FILE, Window
+from bench.speed.events import Doing, Noticed, PassesDone, PointFound, ProcessState, WindowDone
 from bench.speed.recorder import Recorder
 
 Make = Callable[..., Any]
@@ -91,3 +92,37 @@ def test_the_end_lets_go_of_the_folder_even_if_it_cannot_be_written(
     assert on_disk.run.path is not None
     again, _ = RunWriter.reopen(on_disk.run.path)
     again.close()
+
+
+def test_windows_of_energy_are_written_and_the_first_one_makes_the_file(on_disk: Recorder) -> None:
+    path = on_disk.run.path
+    assert path is not None
+    assert not (path / FILE).exists()
+    window = Window(
+        setting=0,
+        process=0,
+        cycle=0,
+        kind="idle",
+        started="2026-01-02T03:04:05+00:00",
+        offset_s=0.0,
+        seconds=5.0,
+        joules=400.0,
+        images=0,
+        period_s=0.1,
+        resolution_j=0.001,
+    )
+    for cycle in range(2):
+        on_disk.take(WindowDone(window=window.model_copy(update={"cycle": cycle})))
+    on_disk.end("complete")
+    assert load_run(path).windows == on_disk.run.windows
+    assert [found.cycle for found in on_disk.run.windows] == [0, 1]
+    with open(path / FILE, "a") as file:
+        file.write('{"setting": 0')
+    run = load_run(path)
+    assert [notice.kind for notice in run.notices] == ["torn-line"]
+    writer, again = RunWriter.reopen(path)
+    writer.drop_torn_line()
+    writer.append_window(window)
+    writer.close()
+    assert len(load_run(path).windows) == len(again.windows) + 1
+    assert load_run(path).notices == ()

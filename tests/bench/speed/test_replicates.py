@@ -21,7 +21,7 @@ from bench.speed.tasks import Assignment, Task, WorkOrder
 @pytest.fixture
 def order(setting: Setting, make_point: Callable[..., Any]) -> WorkOrder:
     task = Task(setting=0, process=0, first_round=0)
-    assignment = Assignment(task=task, setting=setting, backbone_bytes=0, points=(make_point(1),))
+    assignment = Assignment(task=task, setting=setting, backbone_bytes=0, points=(make_point(1),), features=8)
     return WorkOrder(protocol=Protocol(classes=(1,)), assignments=(assignment,))
 
 

@@ -180,8 +180,9 @@ def test_prediction_memory_and_work(make_run: Callable[..., Run], make_point: Ca
     ]
     single, control, small, large = rows(make_run([timed_round(0, [1.0, 5.0, 8.0, None])], points))
     assert (single.predicted_s, control.predicted_s) == (None, None)
-    assert small.predicted_s == (3.0 + 3.0) / 32
-    assert large.predicted_s == (3.0 + 61.0) / 32
+    # The single logit took 1 and 5 seconds: its median is 3 times its least time, and so is what the layer adds.
+    assert small.predicted_s == (3.0 + 3 * 3.0) / 32
+    assert large.predicted_s == (3.0 + 3 * 61.0) / 32
     assert (single.peak_memory_bytes, small.peak_memory_bytes, large.peak_memory_bytes) == (5, 9, None)
     assert (small.operations, small.bytes) == (16, 16)
 
@@ -263,6 +264,43 @@ def test_break_even_by_hand(target: float, classes: float, extrapolated: bool):
 @pytest.mark.parametrize("measured", [[], [(1, 1.0)], [(1, 1.0), (1024, 1.0)], [(1, 1.0), (1024, 0.98)]])
 def test_break_even_needs_a_rise(measured: list[tuple[int, float]]):
     assert break_even(measured, 1.5) == (None, False)
+
+
+def several(run: Run) -> Run:
+    """The same run with 16 classes asked for at a time: what was its single logit are these."""
+    settings = tuple(setting.model_copy(update={"subset": 16}) for setting in run.manifest.settings)
+    points = tuple(
+        point.model_copy(update={"classes": 16}) if point.classes == 1 else point
+        for point in run.manifest.points
+        if point.classes != 16
+    )
+    samples = [
+        sample.model_copy(update={"classes": 16}) if sample.classes == 1 else sample
+        for sample in run.samples
+        if sample.classes != 16
+    ]
+    return Run(run.manifest.model_copy(update={"settings": settings, "points": points}), samples)
+
+
+def test_several_logits_are_the_reference_where_several_are_asked_for(make_run: Callable[..., Run]):
+    run = several(make_run([timed_round(number, [1.0, 3.0, 9.0, 4.0]) for number in range(9)]))
+    reference, control, large = rows(run)
+    assert [(row.kind, row.classes, row.subset) for row in (reference, control, large)] == [
+        ("point", 16, 16), ("control", 16, 16), ("point", 1024, 16),
+    ]  # fmt: skip
+    assert (reference.is_reference, control.is_reference, large.is_reference) == (True, False, False)
+    assert (reference.speedup, control.speedup, large.speedup) == (1.0, 3.0, 2.0)
+    assert reference.predicted_s is None
+    found = break_evens(run)
+    assert {one.subset for one in found} == {16}
+    assert [one.classes for one in found] == pytest.approx([16 + share * 1008 for share in (0.1, 0.5, 1.0, 9.0)])
+
+
+def test_a_rival_has_no_break_even(make_run: Callable[..., Run], setting: Setting):
+    rival = setting.model_copy(update={"top_layer": "adaptive"})
+    run = make_run([timed_round(number, [1.0, 1.0, 2.0, 4.0]) for number in range(9)], settings=(rival,))
+    assert {row.top_layer for row in rows(run)} == {"adaptive"}
+    assert break_evens(run) == []
 
 
 def test_break_evens_of_a_run(make_run: Callable[..., Run]):

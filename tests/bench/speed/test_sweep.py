@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import torch
 from archs.registry import find
 from bench import UsageError, load_run, sweep
 from bench.machine import fingerprint
+from bench.machine.energy import EnergyRefused
 from bench.run import Run
-from bench.speed.sweep import Sweep
+from bench.speed.plan import Plan, Request, plan
+from bench.speed.sweep import Sweep, execute, reopen, start
+from bench.speed.tasks import without_energy
 
 pytestmark = pytest.mark.usefixtures("in_factories")
 
@@ -220,3 +224,69 @@ def test_a_watcher_sees_the_run_grow() -> None:
     assert counts == sorted(counts)
     assert counts[-1] == len(done.run.samples)
     assert seen[-1][1] == "timing"
+
+
+def with_energy(planned: Plan) -> Plan:
+    """As on a GPU: this machine has none, and a plan for a CPU refuses it."""
+    return replace(planned, protocol=planned.protocol.model_copy(update={"energy": True}))
+
+
+@pytest.fixture
+def energetic(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """A plan of two settings whose energy is measured on a replayed GPU, resumed as it was planned."""
+    asked = Request(
+        arch=["tiny_networks:small"], classes="1,16", batch_size=[2, 3], minibatches=3, threads=1, device="cpu"
+    )
+    return with_energy(plan(asked))
+
+
+def told(run: Run, doing: str) -> None:
+    """A watcher that looks away."""
+
+
+def test_energy_is_measured_once_a_setting_and_kept(energetic: Plan, tmp_path: Path) -> None:
+    run = execute(energetic, start(energetic, tmp_path, command=[]), told)
+    assert run.path is not None
+    assert run.manifest.status == "complete"
+    assert without_energy(run.manifest, run.windows) == []
+    assert load_run(run.path).windows == run.windows
+    assert len(run.windows) == 2 * 19  # six cycles of a rest and two counts, and the last rest
+    samples = list(run.samples)
+    again = execute(*reopen(run.path), told)
+    assert (again.windows, list(again.samples)) == (run.windows, samples)
+
+
+def test_energy_that_was_refused_leaves_the_run_incomplete_and_is_asked_for_once(
+    energetic: Plan, tmp_path: Path, gpu: Any
+) -> None:
+    gpu.refusal = EnergyRefused("1 other process uses this GPU: end it, or leave out --energy")
+    run = execute(energetic, start(energetic, tmp_path, command=[]), told)
+    assert run.path is not None
+    assert (run.manifest.status, run.windows) == ("incomplete", [])
+    assert [notice.kind for notice in run.manifest.notices] == ["no-energy", "no-energy"]
+    assert not (run.path / "energy.jsonl").exists()
+    gpu.refusal = None
+    resumed = execute(*reopen(run.path), told)
+    assert resumed.manifest.status == "complete"
+    assert resumed.manifest.notices == ()
+    assert without_energy(resumed.manifest, resumed.windows) == []
+    assert timed(resumed) == timed(run)  # no round was taken again
+
+
+def test_energy_that_was_cut_off_is_measured_again_and_no_other(energetic: Plan, tmp_path: Path) -> None:
+    def interrupt(run: Run, doing: str) -> None:
+        if run.windows and run.windows[-1].setting == 1:
+            raise KeyboardInterrupt
+
+    run = execute(energetic, start(energetic, tmp_path, command=[]), interrupt)
+    assert run.path is not None
+    assert run.manifest.status == "interrupted"
+    assert without_energy(run.manifest, run.windows) == [1]
+    resumed = execute(*reopen(run.path), told)
+    assert resumed.manifest.status == "complete"
+    assert [(window.setting, window.process) for window in resumed.windows] == [(0, 0)] * 19 + [(1, 0)] + [(1, 1)] * 19
+
+
+def test_energy_is_refused_on_a_cpu_before_anything_is_built() -> None:
+    with pytest.raises(UsageError, match="--energy reads the energy counter of an NVIDIA GPU, and 'cpu' has none"):
+        sweep("no_such_network", device="cpu", energy=True)

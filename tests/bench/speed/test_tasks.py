@@ -1,5 +1,6 @@
-from bench.speed.settings import Setting
-from bench.speed.tasks import Task, abandoned, remaining_tasks
+from bench.speed.energy import EnergyProtocol, Window
+from bench.speed.settings import Protocol, Setting
+from bench.speed.tasks import Task, abandoned, energy_tasks, remaining_tasks, without_energy
 
 
 def task(setting: int, process: int, first_round: int) -> Task:
@@ -71,3 +72,24 @@ def test_the_sequential_order_begins_again_and_what_was_cut_off_is_abandoned(
     again = manifest.model_copy(update={"processes": (cut, make_process(1))})
     assert abandoned(again, cut)
     assert not abandoned(again, again.processes[1])
+
+
+def rest(setting: int, cycle: int) -> Window:
+    counter = {"seconds": 5.0, "joules": 1.0, "period_s": 0.1, "resolution_j": 0.1, "offset_s": 0.0}
+    shown = {"process": 0, "kind": "idle", "started": "2026-01-02T03:04:05+00:00", "images": 0}
+    return Window(setting=setting, cycle=cycle, **shown, **counter)
+
+
+def test_energy_is_left_where_it_was_cut_off_and_the_reference_can_be_measured(
+    make_manifest, make_point, make_process, setting
+) -> None:
+    settings = [setting.model_copy(update={"seed": seed}) for seed in range(4)]
+    asked = Protocol(classes=(1, 1024), minibatches=4, energy=True)
+    lost = make_point(1, setting=3, status="failed", reason="it is")
+    manifest = make_manifest(settings=settings, protocol=asked, points=(lost,))
+    last = EnergyProtocol().cycles
+    windows = [rest(0, last), rest(1, last - 1)]
+    assert without_energy(manifest, windows) == [1, 2]
+    assert without_energy(manifest.model_copy(update={"protocol": Protocol(classes=(1,))}), windows) == []
+    ran = manifest.model_copy(update={"processes": (make_process(4),)})
+    assert energy_tasks(ran, [1, 2]) == [task(1, 5, 4), task(2, 5, 4)]

@@ -1,3 +1,4 @@
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -131,3 +132,11 @@ def test_the_step_is_said_where_the_reason_does_not(make_accuracy_run) -> None:
     run = make_accuracy_run(("ce",), diverged={("ce", 0.01): 12_345})
     lost = next(each for each in run.trainings if each.status != "ok").model_copy(update={"reason": "the loss is NaN"})
     assert wording.failure(lost) == "ce-lr0.01-seed0: diverged at step 12,345: the loss is NaN"
+
+
+def test_a_rival_is_judged_by_log_p_and_against_ce_alone(make_accuracy_run) -> None:
+    (row,) = (row for row in table1(make_accuracy_run()) if row.loss == "nce")
+    rival = dataclasses.replace(row, loss="low-rank", name="low-rank softmax")
+    (line,) = wording.verdict_lines([rival])
+    assert line.startswith("low-rank softmax, log P of one class against all logits of CE: ")
+    assert "one logit" not in line

@@ -2,6 +2,7 @@ import pytest
 from typer.testing import CliRunner
 
 from reports import results as speed_results
+from reports import rivals
 from reports.__main__ import app
 from reports.accuracy import results
 
@@ -44,3 +45,18 @@ def test_a_run_without_a_training_is_one_line(reports, write_accuracy_run, tmp_p
     assert answer.exit_code == 2
     assert len(answer.stderr.splitlines()) == 1
     assert "holds no training yet" in answer.stderr
+
+
+def test_a_speed_run_with_rivals_and_an_accuracy_run_have_the_rivals_table(
+    reports, write_run, write_accuracy_run, tmp_path
+) -> None:
+    speed = write_run(tmp_path, "resnet50", top_layer="low-rank")
+    accuracy = write_accuracy_run(tmp_path, ("ce", "batch-ce"))
+    answer = reports(speed, accuracy, "--output", tmp_path / "both")
+    assert answer.exit_code == 0, answer.output
+    assert {path.name for path in (tmp_path / "both").iterdir()} >= set(rivals.FILES)
+    assert "rivals.csv, rivals.md" in answer.output
+    several = reports(speed, accuracy, write_run(tmp_path, "alexnet", top_layer="adaptive"), "--output", tmp_path / "n")
+    assert several.exit_code == 0, several.output
+    assert "name one of each for it" in several.output
+    assert not (tmp_path / "n" / "rivals.md").exists()
