@@ -9,12 +9,10 @@ file is written here, in its format (8 bytes of length, a JSON header, then the 
 https://github.com/huggingface/safetensors#format), and read by safetensors itself.
 """
 
-import contextlib
 import json
 import math
 import os
 import pickle
-import secrets
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -24,6 +22,8 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from archs.whole_files import replacing
 
 #: Floating-point dtypes of a top layer, as safetensors names them.
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -265,10 +265,9 @@ def write_rows(
     """
     header = _header(classes, features, dtype, has_bias=bias is not None, metadata=metadata or {})
     needed = len(header) + classes * (features + (bias is not None)) * dtype.itemsize
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         _check_room(path, needed)
-        with open(beside, "wb") as file:
+        with replacing(path) as file:
             file.write(header)
             written = 0
             for chunk in chunks:
@@ -281,14 +280,8 @@ def write_rows(
                 raise ValueError(f"{written} rows and {biases} biases, where {classes} classes were announced")
             if bias is not None:
                 file.write(_bytes_of(bias, dtype))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
     except OSError as error:
         raise UnusableFile(f"{path} cannot be written: {error.strerror or error}; name another folder") from None
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
 
 
 def _check_room(path: Path, needed: int) -> None:

@@ -12,11 +12,8 @@ confidence asked for lets through the fewest examples of other classes. Even i =
 recall 0.99 and confidence 0.95 that is 299 examples of the class.
 """
 
-import contextlib
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy import stats
+
+from archs.whole_files import replacing
 
 Floats = npt.NDArray[np.floating]
 
@@ -166,14 +165,5 @@ def as_json(thresholds: Mapping[int, Threshold]) -> str:
 
 def write(path: Path, thresholds: Mapping[int, Threshold]) -> None:
     """Write thresholds so that a reader finds the old file or the new one, never half of one. Raises OSError."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with open(beside, "w", encoding="utf-8") as file:
-            file.write(as_json(thresholds))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+    with replacing(path) as file:
+        file.write(as_json(thresholds).encode())

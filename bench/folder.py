@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import re
-import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from typing import Any, BinaryIO, ClassVar, Generic, Literal, Protocol, Self, Ty
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from archs.whole_files import replacing
 from bench.errors import UsageError
 
 #: A power cut loses at most this much of what was measured.
@@ -221,18 +221,8 @@ class FolderWriter(Generic[M]):
 
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file so that a reader finds the old content or the new, and never half of it. Raises OSError."""
-    # Two machines that share a disk may both have a process of this number, so the number alone is not enough.
-    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def _json(manifest: RunManifest) -> str:

@@ -37,15 +37,11 @@ def measured_on(manifest: DeploymentManifest) -> list[str]:
     return [
         f"{setting.arch}: one row of a top layer of {wording.count(setting.classes)} x {manifest.features}, "
         "the others left on disk",
-        f"{setting.dtype}, batch {setting.batch_size}, {_threads(setting.threads)}; {setting.switches} switches of "
-        f"each kind, {setting.minibatches} minibatches",
+        f"{setting.dtype}, batch {setting.batch_size}, {wording.threads(setting.threads)}; "
+        f"{setting.switches} switches of each kind, {setting.minibatches} minibatches",
         f"{setting.device} ({wording.hardware(manifest.machine, setting.device)}); "
         f"torch {manifest.versions.get('torch', 'of unknown version')}",
     ]
-
-
-def _threads(number: int) -> str:
-    return "1 thread" if number == 1 else f"{number} threads"
 
 
 def cells(row: DeploymentRow) -> tuple[str, ...]:

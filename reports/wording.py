@@ -99,6 +99,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
+def threads(number: int) -> str:
+    """How many threads: 1 thread, 2 threads."""
+    return "1 thread" if number == 1 else f"{number} threads"
+
+
 def asked(subset: int) -> str:
     """What is measured against all logits: one logit, or the several asked for at a time."""
     return "one logit" if subset == 1 else f"{subset} logits"
@@ -207,7 +212,7 @@ def traits(setting: Setting) -> dict[str, str]:
         "batch": f"batch {setting.batch_size}",
         "compile": "" if setting.compile == "none" else f"compile {setting.compile}",
         "order": setting.order + (f", block {setting.block}" if setting.block > 1 else ""),
-        "threads": f"{setting.threads} threads" if setting.threads > 1 else "1 thread",
+        "threads": threads(setting.threads),
         "tf32": "TF32" if setting.tf32 and _has_tf32(setting) else "",
         **_modes(setting),
         "cudnn": "" if setting.cudnn_benchmark else "no cuDNN benchmark",

@@ -30,6 +30,7 @@ from bench.errors import UsageError
 from bench.folder import first_problem
 from bench.machine import fingerprint
 from bench.machine.device import resolve_device
+from bench.refusals import MOST_THREADS
 
 T = TypeVar("T")
 
@@ -65,9 +66,6 @@ DEFAULT_DATASET = "digits"
 
 #: More trainings of each kind than anybody waits for.
 MOST_SEEDS = 10_000
-
-#: More threads than any machine has cores; far above it, torch ends the process.
-MOST_THREADS = 4096
 
 #: Stacked on a GPU, the weights of so many networks of 0.65 million parameters take 1 GB with their optimiser.
 LARGEST_STACK = 128

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from bench.cli.exits import DONE, INCOMPLETE, WORSE
+from bench.cli.progress import telling
 from bench.errors import UsageError
 from bench.history.compare import Comparison, Gate, compare
 from bench.history.confirm import (
@@ -51,7 +52,7 @@ def run(
     unchecked: tuple[str, ...] = ()
     if turns and "base" in programs:  # also when nothing is suspected: another base is wrong every time
         unchecked = _unchecked("BASE", first.base, _facts_of_base(first.base, programs["base"]))
-    confirmed = _confirmed(first, turns, programs, unchecked, _say(quiet))
+    confirmed = _confirmed(first, turns, programs, unchecked, telling(quiet=quiet))
     with while_read(sys.stdout):
         _show(confirmed, form)
     return _EXIT_CODES[confirmed.outcome]
@@ -122,17 +123,6 @@ def _append_summary(text: str) -> None:
             summary.write(text + "\n")
     except OSError as error:
         print(f"warning: cannot write the job's summary: {error}", file=sys.stderr)
-
-
-def _say(quiet: bool) -> Callable[[str], None]:
-    """Progress, on standard error whatever the format."""
-
-    def say(line: str) -> None:
-        if not quiet:
-            with while_read(sys.stderr):
-                print(line, file=sys.stderr, flush=True)
-
-    return say
 
 
 # -- options ------------------------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ from typing import Any
 
 from bench.cli import json_output
 from bench.cli.endings import exit_code
+from bench.cli.progress import telling
 from bench.deploy.deployment import execute
 from bench.deploy.plan import DeploymentRequest, plan
 from bench.deploy.records import SCHEMA_VERSION, Deployment
 from bench.deploy.rows import DeploymentRow, notices, rows
 from reports import single as report
-from reports.pipes import WhileRead, while_read
+from reports.pipes import while_read
 from reports.terminal import console_for, notice_text
 
 #: Name and version of the rows' schema.
@@ -20,13 +21,8 @@ SINGLE_SCHEMA = f"slc-bench/single/{SCHEMA_VERSION}"
 
 def single(*, output: Path, json: bool, quiet: bool, **options: Any) -> int:
     """Measure and show it."""
-    show = WhileRead(sys.stderr)
-
-    def say(doing: str) -> None:
-        if not quiet:
-            show(lambda: print(doing, file=sys.stderr, flush=True))
-
-    run = execute(plan(DeploymentRequest(**options)), output, command=["python", "-m", "bench", *sys.argv[1:]], say=say)
+    command = ["python", "-m", "bench", *sys.argv[1:]]
+    run = execute(plan(DeploymentRequest(**options)), output, command=command, say=telling(quiet=quiet))
     table = rows(run)
     if json:
         for notice in notices(run):
@@ -41,9 +37,8 @@ def single(*, output: Path, json: bool, quiet: bool, **options: Any) -> int:
 
 def single_object(run: Deployment, table: list[DeploymentRow]) -> dict[str, object]:
     """{schema, run, rows}: where the run is and how it ended, and its table as plain values."""
-    manifest = run.manifest
     return {
         "schema": SINGLE_SCHEMA,
-        "run": {"path": str(run.path), "name": manifest.name, "created": manifest.created, "status": manifest.status},
+        "run": json_output.run_summary(run.path, run.manifest),
         "rows": [row.model_dump() for row in table],
     }

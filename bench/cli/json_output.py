@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.run import SCHEMA_VERSION
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
     from bench.accuracy.outlook import Outlook as AccuracyOutlook
     from bench.accuracy.rows import Table1Row
     from bench.accuracy.run import AccuracyRun
+    from bench.folder import RunManifest
     from bench.run import Run
     from bench.speed.energy_rows import EnergyRow
     from bench.speed.outlook import Outlook
@@ -23,16 +25,20 @@ ACCURACY_OUTLOOK_SCHEMA = "slc-bench/accuracy-outlook/1"
 OUTLOOK_SCHEMA = f"slc-bench/outlook/{SCHEMA_VERSION}"
 
 
+def run_summary(path: Path | None, manifest: "RunManifest") -> dict[str, object]:
+    """Where a run is and how it ended: bench.schemas.RunSummary."""
+    return {"path": str(path), "name": manifest.name, "created": manifest.created, "status": manifest.status}
+
+
 def run_object(run: "Run", rows: "Sequence[Row]", energy: "Sequence[EnergyRow]" = ()) -> dict[str, object]:
     """{schema, run, rows}: where the run is and how it ended, and its rows as in table3.csv.
 
     And {energy}, as in energy.csv, if it was measured.
     """
-    manifest = run.manifest
     joules = {"energy": [row.model_dump() for row in energy]} if energy else {}
     return {
         "schema": ROWS_SCHEMA,
-        "run": {"path": str(run.path), "name": manifest.name, "created": manifest.created, "status": manifest.status},
+        "run": run_summary(run.path, run.manifest),
         "rows": [row.model_dump() for row in rows],
         **joules,
     }
@@ -51,10 +57,9 @@ def outlook_object(outlook: "Outlook") -> dict[str, object]:
 
 def accuracy_object(run: "AccuracyRun", rows: "Sequence[Table1Row]") -> dict[str, object]:
     """{schema, run, rows}: where the run is and how it ended, and Table 1 as plain values."""
-    manifest = run.manifest
     return {
         "schema": ACCURACY_ROWS_SCHEMA,
-        "run": {"path": str(run.path), "name": manifest.name, "created": manifest.created, "status": manifest.status},
+        "run": run_summary(run.path, run.manifest),
         "rows": [dataclasses.asdict(row) for row in rows],
     }
 

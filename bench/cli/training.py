@@ -16,6 +16,7 @@ from bench.accuracy.settings import PAPER_LOSSES
 from bench.cli import json_output
 from bench.cli.endings import exit_code, written
 from bench.cli.exits import DONE
+from bench.cli.progress import telling
 from bench.errors import UsageError
 from reports.accuracy import results, terminal
 from reports.accuracy.outlook import print_outlook
@@ -55,7 +56,7 @@ def hyperparameters_of(texts: Sequence[str]) -> dict[str, dict[str, float | str]
 
 def new(request: Request, output: Path, *, json: bool, quiet: bool) -> int:
     """Start a run and train it."""
-    planned = plan(request, _say(quiet))
+    planned = plan(request, telling(quiet=quiet))
     command = ["python", "-m", "bench", *sys.argv[1:]]
     return _train(planned, lambda watch: grid.start(planned, output, command, watch), json=json, quiet=quiet)
 
@@ -68,7 +69,7 @@ def resume(path: Path, *, json: bool, quiet: bool) -> int:
 
 def outlook(request: Request, *, json: bool) -> int:
     """Show what a run would do; nothing is trained."""
-    expected = expectation.outlook_of(plan(request, _say(quiet=json)))
+    expected = expectation.outlook_of(plan(request, telling(quiet=json)))
     if json:
         json_output.print_object(json_output.accuracy_outlook_object(expected))
     else:
@@ -109,17 +110,6 @@ def _write(result: results.Result) -> list[Path]:
     folder = result.run.path
     assert folder is not None, "the command line always writes its runs"
     return written(lambda: results.write_together(folder, [result]), folder)
-
-
-def _say(quiet: bool) -> Callable[[str], None]:
-    """What takes long before anything is trained (a download) is told on standard error."""
-
-    def say(line: str) -> None:
-        if not quiet:
-            with while_read(sys.stderr):
-                print(line, file=sys.stderr, flush=True)
-
-    return say
 
 
 def _number(option: str, text: str) -> float:

@@ -27,6 +27,7 @@ from bench.speed.assembly import build_backbone, input_pool
 from bench.speed.capacity import shortage
 from bench.speed.clocks import Clock, Forward, clock_for
 from bench.speed.failures import first_line, status_of
+from bench.speed.forwards import Eager
 from bench.speed.torch_state import DTYPES, torch_state
 
 #: Rows drawn for the file; the others repeat them, as in archs.top_layer.ClassBank.
@@ -135,7 +136,7 @@ def _forwards(
     say: Say,
 ) -> str:
     """Time one logit beside all of them, or alone, and say why."""
-    forwards: dict[str, Forward] = {"one": _Pass(lambda images: query(images, 0))}
+    forwards: dict[str, Forward] = {"one": Eager(lambda images: query(images, 0))}
     say("loading the whole top layer")
     every, refused = _all_logits(backbone, top, setting, minibatch)
     if every is not None:
@@ -171,24 +172,7 @@ def _all_logits(
         if status_of(error) != "out-of-memory":
             raise
         return None, first_line(error)
-    return _Pass(network), ""
-
-
-class _Pass:
-    """A forward for the clocks of the sweep."""
-
-    def __init__(self, network: Callable[[Tensor], Tensor]) -> None:
-        self._network = network
-        self._minibatch: Tensor | None = None
-
-    def load(self, minibatch: Tensor) -> None:
-        """Put the next input in place."""
-        self._minibatch = minibatch
-
-    def __call__(self) -> Tensor:
-        """Run one forward."""
-        assert self._minibatch is not None, "load() comes before"
-        return self._network(self._minibatch)
+    return Eager(network), ""
 
 
 def timed_in_turn(

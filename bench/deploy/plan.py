@@ -11,10 +11,8 @@ from bench import counts
 from bench.deploy.records import DeploymentSetting
 from bench.errors import UsageError
 from bench.machine.device import resolve_device
+from bench.refusals import refuse_sizes
 from bench.speed.settings import Dtype, Setting
-
-#: More threads than any machine has cores; far above it, torch ends the process.
-MOST_THREADS = 4096
 
 
 @dataclass(frozen=True)
@@ -84,16 +82,9 @@ def _refuse_sizes(request: DeploymentRequest) -> None:
         "--batch-size": request.batch_size,
         "--switches": request.switches,
         "--minibatches": request.minibatches,
-        "--threads": 1 if request.threads is None else request.threads,
-        "--input-size": 1 if request.input_size is None else request.input_size,
+        "--input-size": request.input_size,
     }
-    for option, value in positive.items():
-        if value < 1:
-            raise UsageError(f"{option} {value}: must be 1 or more")
-    if request.threads is not None and request.threads > MOST_THREADS:
-        raise UsageError(f"--threads {request.threads}: must be {MOST_THREADS} or less")
-    if not 0 <= request.seed < 2**63:
-        raise UsageError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
+    refuse_sizes(positive, threads=request.threads, seed=request.seed)
 
 
 def _network(request: DeploymentRequest) -> tuple[Network, Facts]:

@@ -7,13 +7,11 @@
 A snapshot holds no samples: of every point the three medians with their errors, and each process's own medians.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, PositiveFloat, PositiveInt
-from scipy import stats
 
 from archs.top_layer_kinds import TopLayerKind
 from bench.folder import Record, RunStatus
@@ -23,11 +21,9 @@ from bench.run import Run, Status
 from bench.speed.rows import RoundTable, has_times, round_tables
 from bench.speed.settings import CompileMode, Dtype, Order, Setting, WorkKind
 from bench.speed.statistics import RESAMPLES, Floats, Integers, Ratio, ratios
+from bench.speed.uncertainty import log_interval
 
 SCHEMA_VERSION = 1
-
-#: Logarithm of a ratio beyond which an interval says nothing: with one degree of freedom ends can exceed every float.
-FARTHEST = math.log(1e100)
 
 
 class Estimate(Record):
@@ -41,8 +37,7 @@ class Estimate(Record):
         """The ends of the interval that holds the truth with this probability; None if the error is unknown."""
         if self.error is None or self.degrees is None:
             return None
-        reach = min(float(stats.t.ppf(0.5 + confidence / 2, self.degrees)) * self.error, FARTHEST)
-        return self.value * math.exp(-reach), self.value * math.exp(reach)
+        return log_interval(self.value, self.error, self.degrees, confidence)
 
 
 class Replicate(Record):

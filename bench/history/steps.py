@@ -37,7 +37,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from bench.speed.uncertainty import log_interval
 
 if TYPE_CHECKING:
     from bench.history.snapshot import Estimate, OtherMachine, Work
@@ -408,8 +409,8 @@ def _told(kind: Literal["step", "drift"], before: int, after: int, line: _Line, 
     degrees = entries - 2
     rise, factor, squares = (float(column[0]) for column in (line.rise, line.factor, line.squares))
     error = math.sqrt((squares / degrees + RESOLUTION**2) * factor)
-    reach = float(stats.t.ppf(0.975, degrees)) * error
-    return Step(kind, before, after, math.exp(rise), math.exp(rise - reach), math.exp(rise + reach))
+    ratio = math.exp(rise)
+    return Step(kind, before, after, ratio, *log_interval(ratio, error, degrees))
 
 
 def direction(quantity: Quantity, ratio: float) -> Literal["FASTER", "SLOWER", "HIGHER", "LOWER"]:

@@ -16,10 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy.special import stdtrit
-
-from bench.history.snapshot import FARTHEST, Estimate
+from bench.history.snapshot import Estimate
 from bench.speed.statistics import REPLICATE_ROUNDS
+from bench.speed.uncertainty import combined, log_interval, student_quantile
 
 TimeVerdict = Literal["SAME", "FASTER", "SLOWER", "AMBIGUOUS"]
 SpeedupVerdict = Literal["SAME", "HIGHER", "LOWER", "AMBIGUOUS"]
@@ -71,8 +70,7 @@ class Change:
         """The ends of the interval that holds the true ratio with this probability; None if the error is unknown."""
         if self.error is None or self.degrees is None:
             return None
-        reach = min(_quantile(0.5 + confidence / 2, self.degrees) * self.error, FARTHEST)
-        return self.ratio * math.exp(-reach), self.ratio * math.exp(reach)
+        return log_interval(self.ratio, self.error, self.degrees, confidence)
 
     def verdict(self, margin: float, tests: int) -> Literal[-1, 0, 1] | None:
         """Down, the same, up; None if that cannot be told.
@@ -101,15 +99,10 @@ class Change:
         """
         if self.error is None or self.degrees is None:
             return None
-        reach = _quantile(1 - FALSE_ALARMS / tests, self.degrees) * self.error
+        reach = student_quantile(1 - FALSE_ALARMS / tests, self.degrees) * self.error
         threshold = max(math.log1p(margin), reach)
-        beyond = threshold + _quantile(POWER, self.degrees) * self.error
+        beyond = threshold + student_quantile(POWER, self.degrees) * self.error
         return math.expm1(beyond) if beyond < math.log(1e3) else None
-
-
-def _quantile(probability: float, degrees: float) -> float:
-    """Student's; scipy.stats gives the same number in fifty times the time, which simulations feel."""
-    return float(stdtrit(degrees, probability))
 
 
 def simultaneous(tests: int) -> float:
@@ -129,19 +122,6 @@ def change(base: Estimate, new: Estimate) -> Change:
     if base.error is None or new.error is None or base.degrees is None or new.degrees is None:
         return Change(ratio, None, None)
     return Change(ratio, *combined([(base.error, base.degrees), (new.error, new.degrees)]))
-
-
-def combined(parts: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Error and degrees of freedom of a sum of independent parts, each with its own error and degrees.
-
-    Welch, Biometrika 34, 1947, and Satterthwaite, Biometrics 2, 1946. Parts without error say nothing; where no part
-    has any, the degrees are the fewest.
-    """
-    variance = sum(error**2 for error, _ in parts)
-    if not variance:
-        return 0.0, min(degrees for _, degrees in parts)
-    shares = sum((error**2 / variance) ** 2 / degrees for error, degrees in parts)
-    return math.sqrt(variance), 1 / shares
 
 
 def across_processes(estimate: Estimate, rounds: Sequence[int]) -> Estimate:

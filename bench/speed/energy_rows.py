@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bench.folder import Notice
 from bench.speed.energy import DISTURBED, FEWEST_CYCLES, Window
+from bench.speed.uncertainty import combined
 
 Verdict = Literal["less", "more", "no difference shown", "disturbed", "too few windows"]
 
@@ -110,10 +111,8 @@ class _Rests:
 
 
 def combine(errors: Sequence[Error]) -> Error:
-    """Independent errors together: JCGM 100:2008, equation 10, and G.2b for the degrees of freedom."""
-    variance = sum(error.size**2 for error in errors)
-    loose = sum(error.size**4 / error.degrees for error in errors)
-    return Error(math.sqrt(variance), variance**2 / loose if loose > 0 else math.inf)
+    """Independent errors together."""
+    return Error(*combined([(error.size, error.degrees) for error in errors]))
 
 
 def reach(errors: Sequence[Error], confidence: float = 0.95) -> float:

@@ -15,6 +15,7 @@ from bench.errors import UsageError
 from bench.folder import Notice
 from bench.machine.device import resolve_device
 from bench.machine.energy import refuse_device
+from bench.refusals import refuse_sizes
 from bench.speed import modes
 from bench.speed.modes import Mode
 from bench.speed.prediction import Work
@@ -22,9 +23,6 @@ from bench.speed.settings import CompileMode, Dtype, Order, Protocol, Setting, W
 from bench.speed.work import works_of
 
 T = TypeVar("T")
-
-#: More threads than any machine has cores; far above it, torch ends the process.
-MOST_THREADS = 4096
 
 
 @dataclass(frozen=True)
@@ -223,17 +221,10 @@ def _refuse_contradictions(request: Request) -> None:
         "--block": request.block,
         "--processes": request.processes,
         "--subset": request.subset,
-        "--threads": 1 if request.threads is None else request.threads,
-        "--input-size": 1 if request.input_size is None else request.input_size,
+        "--input-size": request.input_size,
         "--batch-size": min(request.batch_size, default=0),
     }
-    for option, value in positive.items():
-        if value < 1:
-            raise UsageError(f"{option} {value}: must be 1 or more")
-    if request.threads is not None and request.threads > MOST_THREADS:
-        raise UsageError(f"--threads {request.threads}: must be {MOST_THREADS} or less")
-    if not 0 <= request.seed < 2**63:
-        raise UsageError(f"--seed {request.seed}: must be 0 or more, and below 2**63")
+    refuse_sizes(positive, threads=request.threads, seed=request.seed)
     if request.until is not None and not 0 < request.until < 100:
         raise UsageError(f"--until {request.until}: must be a percentage between 0 and 100")
     if request.order == "sequential" and request.until is not None:

@@ -52,7 +52,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from bench.speed.uncertainty import log_interval
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.integer[Any]]
@@ -99,8 +100,7 @@ class Ratio:
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Lower and upper end of the interval that covers the true ratio with this probability."""
-        reach = float(stats.t.ppf(0.5 + confidence / 2, self.degrees)) * self.error
-        return self.estimate * math.exp(-reach), self.estimate * math.exp(reach)
+        return log_interval(self.estimate, self.error, self.degrees, confidence)
 
     def excludes_one(self, confidence: float) -> bool:
         """Whether the interval lies on one side of 1."""

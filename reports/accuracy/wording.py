@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from archs.top_layer_kinds import RIVALS
 from bench.accuracy.records import DatasetFacts, Evaluation, Manifest, Separation, Training
 from bench.accuracy.settings import LossSetting, Recipe
-from reports.wording import count, hardware
+from reports.wording import count, hardware, threads
 
 if TYPE_CHECKING:
     from bench.accuracy.parity import Parity
@@ -290,7 +290,7 @@ def recipe_words(recipe: Recipe) -> str:
         f"compile {recipe.compile}" if recipe.compile != "none" else "",
         f"{recipe.stack} trainings a stack" if recipe.stack > 1 else "",
         f"{recipe.workers} workers" if recipe.workers > 1 else "",
-        f"{recipe.threads} threads" if recipe.threads > 1 else "1 thread",
+        threads(recipe.threads),
     ]
     return ", ".join(part for part in parts if part)
 
