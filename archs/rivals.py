@@ -15,8 +15,10 @@ None has a bias. Weights are a random tile repeated, as a ClassBank's, for timin
 for training.
 """
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -74,7 +76,7 @@ class RivalLayer(nn.Module, ABC):
     def score(self, x: Tensor, asked: tuple[int, ...]) -> Tensor:
         """Log-probabilities of the classes asked for: (n, d) -> (n, len(asked)).
 
-        Raises ValueError for no class, or one out of range.
+        Raises ValueError for no class, or one out of range; TypeError for one that is no whole number.
         """
         scored: Tensor = self.scorer(asked)(x)
         return scored
@@ -125,10 +127,20 @@ class RivalLayer(nn.Module, ABC):
     def _checked(self, asked: tuple[int, ...]) -> tuple[int, ...]:
         if not asked:
             raise ValueError("no class is asked for: name one or more")
-        wrong = next((label for label in asked if not 0 <= label < self.classes), None)
+        numbers = tuple(map(_whole_number, asked))
+        wrong = next((label for label in numbers if not 0 <= label < self.classes), None)
         if wrong is not None:
             raise ValueError(f"class {wrong} is asked for, and there are classes 0 to {self.classes - 1}")
-        return asked
+        return numbers
+
+
+def _whole_number(label: SupportsIndex) -> int:
+    if isinstance(label, bool):  # True would be class 1
+        raise TypeError("a class is asked for by a whole number, not a bool")
+    try:
+        return operator.index(label)
+    except TypeError:
+        raise TypeError(f"a class is asked for by a whole number, not a {type(label).__name__}") from None
 
 
 class OneClass(nn.Module):
@@ -139,7 +151,7 @@ class OneClass(nn.Module):
     """
 
     def __init__(self, layer: RivalLayer, asked: tuple[int, ...]) -> None:
-        """Raises ValueError for no class, or one out of range."""
+        """Raises as `score` does."""
         super().__init__()
         self.in_features = layer.features
         self.out_features = len(asked)

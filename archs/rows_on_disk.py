@@ -17,7 +17,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,6 +36,9 @@ PARALLEL_PREFIX = "module."
 
 #: What is left free on a disk that a top layer is written to.
 DISK_RESERVE_BYTES = 64 * 2**20
+
+#: Biases a step when a top layer is written: 4 MB in float32.
+BIAS_CHUNK = 2**20
 
 
 class UnusableFile(ValueError):
@@ -68,13 +71,18 @@ class TensorFile(ABC):
     def _mapped(self, name: str, row: int | None) -> Tensor:
         """A tensor, or one row of it with its first axis kept, as a view of the mapped file."""
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was let go of."""
+        return self._descriptor < 0
+
     def read(self, name: str, row: int | None = None) -> Tensor:
         """A copy of a tensor, or of one row, of shape (1, ...), in CPU memory of its own.
 
         Raises UnusableFile if the file has been cut short since: what is no longer there cannot be read through a
         mapping, the kernel would end the process (SIGBUS).
         """
-        if self._descriptor < 0:
+        if self.is_closed:
             raise UnusableFile(f"{self.path} was closed: open it again")
         if os.fstat(self._descriptor).st_size < self._bytes:
             raise UnusableFile(f"{self.path} was cut short after it was opened: restore it")
@@ -82,7 +90,7 @@ class TensorFile(ABC):
 
     def close(self) -> None:
         """Let go of the file; a second time does nothing."""
-        if self._descriptor >= 0:
+        if not self.is_closed:
             os.close(self._descriptor)
             self._descriptor = -1
 
@@ -259,37 +267,52 @@ def write_rows(
 ) -> None:
     """Write a top layer as `weight` (classes, features) and `bias` (classes,), one chunk of rows after another.
 
-    chunks: shape (any number of rows, features) each, `classes` rows together. The file appears once it is whole and
-    synced. Raises UnusableFile if it does not fit on the disk or cannot be written, ValueError for chunks that do not
-    come to the shape.
+    chunks: shape (any number of rows, features) each, `classes` rows together. The bias is written in parts too, so one
+    number expanded to (classes,) takes no memory. The file appears once it is whole and synced. Raises UnusableFile if
+    it does not fit on the disk or cannot be written, ValueError for chunks or a bias that do not come to the shape.
     """
+    if bias is not None and bias.shape != (classes,):
+        raise ValueError(f"biases of shape {tuple(bias.shape)}, where {classes} classes were announced")
     header = _header(classes, features, dtype, has_bias=bias is not None, metadata=metadata or {})
     needed = len(header) + classes * (features + (bias is not None)) * dtype.itemsize
     try:
-        _check_room(path, needed)
+        check_room(path, needed)
         with replacing(path) as file:
             file.write(header)
-            written = 0
-            for chunk in chunks:
-                if chunk.ndim != 2 or chunk.shape[1] != features:
-                    raise ValueError(f"a chunk of shape {tuple(chunk.shape)}, where rows have {features} features")
-                file.write(_bytes_of(chunk, dtype))
-                written += len(chunk)
-            if written != classes or (bias is not None and bias.shape != (classes,)):
-                biases = 0 if bias is None else bias.numel()
-                raise ValueError(f"{written} rows and {biases} biases, where {classes} classes were announced")
+            _write_weight(file, chunks, classes, features, dtype)
             if bias is not None:
-                file.write(_bytes_of(bias, dtype))
+                _write_bias(file, bias, dtype)
     except OSError as error:
         raise UnusableFile(f"{path} cannot be written: {error.strerror or error}; name another folder") from None
 
 
-def _check_room(path: Path, needed: int) -> None:
-    free = shutil.disk_usage(path.parent).free
-    if needed + DISK_RESERVE_BYTES > free:
+def _write_weight(file: BinaryIO, chunks: Iterable[Tensor], classes: int, features: int, dtype: torch.dtype) -> None:
+    written = 0
+    for chunk in chunks:
+        if chunk.ndim != 2 or chunk.shape[1] != features:
+            raise ValueError(f"a chunk of shape {tuple(chunk.shape)}, where rows have {features} features")
+        file.write(_bytes_of(chunk, dtype))
+        written += len(chunk)
+    if written != classes:
+        raise ValueError(f"{written} rows, where {classes} classes were announced")
+
+
+def _write_bias(file: BinaryIO, bias: Tensor, dtype: torch.dtype) -> None:
+    for start in range(0, len(bias), BIAS_CHUNK):
+        file.write(_bytes_of(bias[start : start + BIAS_CHUNK], dtype))
+
+
+def check_room(path: Path, needed_bytes: int) -> None:
+    """See that the disk a file will be on has room for it; folders on the way to it need not be there yet.
+
+    Raises UnusableFile.
+    """
+    folder = next((each for each in path.absolute().parents if each.is_dir()), Path("/"))
+    free = shutil.disk_usage(folder).free
+    if needed_bytes + DISK_RESERVE_BYTES > free:
         raise UnusableFile(
-            f"{path} needs {needed / 1e9:.2f} GB and its disk has {free / 1e9:.2f} GB free: make room, or name a "
-            "folder on another disk"
+            f"{path} needs {needed_bytes / 1e9:,.2f} GB and its disk has {free / 1e9:,.2f} GB free: make room, or name "
+            "a folder on another disk"
         )
 
 

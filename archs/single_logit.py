@@ -13,25 +13,35 @@ paper's losses that align single logits (Sect. 4); `fit_threshold` then turns sc
 """
 
 import hashlib
-import json
-import operator
 import shutil
 import tempfile
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Self, SupportsIndex
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from archs import thresholds
+from archs import backbone, exported_class, thresholds
+from archs.arguments import (
+    Classes,
+    asked_classes,
+    check_dtype,
+    check_finite,
+    check_images,
+    check_is_tensor,
+    check_scores,
+    truth_values,
+    whole_number,
+)
+from archs.backbone import dtype_name, evaluating, parts_of
+from archs.exported_class import ExportedClass
 from archs.registry import DEFAULT_SHAPE, Network, find
-from archs.rows_on_disk import Rows, TensorFile, UnusableFile, open_tensors, write_rows
+from archs.rows_on_disk import Rows, UnusableFile, open_tensors, write_rows
 from archs.thresholds import Threshold, UnusableThresholds
 from archs.top_layer import TopLayer, UnsupportedNetwork, at_class_count, inspect, locate, place_of
 
@@ -44,16 +54,7 @@ CHUNK_ROWS = 1024
 #: Calibration images a forward, unless told otherwise: the paper's minibatch.
 BATCH = 32
 
-#: Metadata of an exported class says so.
-EXPORT_FORMAT = "slc-bench/one-class/1"
-
-#: Counts minibatches in training and has no part in an inference; checkpoints from before torch 0.4.1 lack it.
-_UNUSED_IN_INFERENCE = "num_batches_tracked"
-
 _ROWS_FILE = "top-layer.safetensors"
-
-#: One class, or several.
-Classes = SupportsIndex | Sequence[SupportsIndex]
 
 #: A class's row, shape (1, features), and its bias, shape (1,).
 Row = tuple[Tensor, Tensor | None]
@@ -79,7 +80,8 @@ class SingleLogit:
     ) -> None:
         """Put a network's backbone and a top layer's rows together; the constructors named above do it for a user.
 
-        `module`'s own top layer is not kept. Its other parts are shared with it, and put in evaluation mode.
+        `module`'s own top layer is not kept. Its other parts are shared with it, and in evaluation mode only while a
+        score is computed. Thresholds stored beside the rows are read.
         Raises UnusableFile if the rows do not fit, UnsupportedNetwork for a top layer of several layers.
         """
         _refuse_several_heads(top)
@@ -91,12 +93,13 @@ class SingleLogit:
         self.device, self.dtype = place_of(module)
         self._top = top
         self._network = at_class_count(module, top, _head_of([_empty_row(top, rows, self.device, self.dtype)]))
-        self._network.eval()
+        self._shared = parts_of(module, self._network)
         self._selected: tuple[int, ...] = ()
         # Of the rows, not of this object: a cache that held the object would keep it from being freed.
         self._row = lru_cache(max(1, cached_rows))(_Reading(rows, self.device, self.dtype))
         self._thresholds_file = rows.file.path.with_name(f"{rows.file.path.stem}.thresholds.json")
         self._thresholds = _exported_thresholds(rows) | thresholds.read(self._thresholds_file)
+        _warn_of_unknown_backbone(self._thresholds, rows)
         self._remove: weakref.finalize[..., SingleLogit] | None = None
 
     @classmethod
@@ -111,8 +114,9 @@ class SingleLogit:
     ) -> Self:
         """Of a network in memory: its top layer is written to `folder`, or to a temporary one, and left there.
 
-        The network is not copied: its backbone is used where it is, in evaluation mode. The memory of its top layer
-        is free once nothing else refers to `model`. A temporary folder may lie in memory on some systems (tmpfs).
+        The network is not copied: its backbone is used where it is, in evaluation mode while a score is computed and
+        then in the mode it was in. The memory of its top layer is free once nothing else refers to `model`. A
+        temporary folder may lie in memory on some systems (tmpfs).
 
         `input_shape` is that of one example. Raises archs.top_layer.UnsupportedNetwork for a network without one
         linear or convolutional top layer, UnusableFile if the rows cannot be written.
@@ -158,23 +162,15 @@ class SingleLogit:
 
         Tensors in the file that the network has no place for (auxiliary heads) are named in a warning and in `unused`.
         Raises UnusableFile for a file that is no checkpoint of this network, archs.registry.UnknownNetwork,
-        UnsupportedNetwork.
+        UnsupportedNetwork, ValueError for another dtype.
         """
+        check_dtype(dtype)
         network = find(arch, input_size) if isinstance(arch, str) else arch
         top = inspect(network).top
         _refuse_several_heads(top)
         file = open_tensors(Path(path))
-        module = _built(network)
-        unused = _check_backbone(file, module, top, network.name)
-        rows = Rows(file, _in(top, "weight"), _in(top, "bias") if top.bias else None)
-        module = module.to(dtype or _own_dtype(file, module, top, rows))
-        _load_backbone(file, module, top)
-        if unused:
-            warnings.warn(
-                f"{path} holds {len(unused)} tensors that {network.name} has no place for, the first {unused[0]!r}; "
-                "they are left out",
-                stacklevel=2,
-            )
+        module, rows, unused = backbone.read(file, network, top, dtype)
+        _warn_of_unused(unused, path, network.name)
         return cls(
             module.to(device),
             top,
@@ -211,28 +207,26 @@ class SingleLogit:
         """Of a network's backbone and one class that `export` wrote, with its threshold if it has one.
 
         The network's own top layer is not used. Raises UnusableFile for a file that is no export, or one of a network
-        whose backbone has other tensors, another dtype or other inputs; UnsupportedNetwork.
+        whose backbone has other tensors, other values, another dtype or other inputs; UnsupportedNetwork.
         """
         file = open_tensors(Path(path))
-        if file.metadata.get("format") != EXPORT_FORMAT:
-            raise UnusableFile(f"{path} is not an exported class: write one with export(class, path)")
-        try:
-            only, classes = int(file.metadata["class"]), int(file.metadata["classes"])
-            input_shape = tuple(int(size) for size in json.loads(file.metadata["input_shape"]))
-            name, layout = file.metadata["network"], file.metadata["backbone"]
-        except (KeyError, ValueError, TypeError) as error:
-            raise UnusableFile(f"{path}: its metadata were altered ({error}): export the class again") from None
-        top = locate(model, input_shape)
-        if _layout(model, top) != layout:
-            raise UnusableFile(f"{path} was exported from {name}, whose backbone has other tensors than this network's")
-        rows = Rows(file, "weight", "bias" if "bias" in file.names else None, only=only, classes=classes)
+        exported = exported_class.described_in(file)
+        top = locate(model, exported.input_shape)
+        bias = "bias" if "bias" in file.names else None
+        rows = Rows(file, "weight", bias, only=exported.index, classes=exported.classes)
+        if backbone.layout(model, top) != exported.layout:
+            raise UnusableFile(
+                f"{path} was exported from {exported.network}, whose backbone has other tensors than this network's"
+            )
         dtype = place_of(model)[1]
         if rows.dtype != dtype:
             raise UnusableFile(
-                f"{path} is of {_named(rows.dtype)}, the network of {_named(dtype)}: use model.to({rows.dtype}), or "
-                "export the class from a network of that dtype"
+                f"{path} is of {dtype_name(rows.dtype)}, the network of {dtype_name(dtype)}: use "
+                f"model.to({rows.dtype}), or export the class from a network of that dtype"
             )
-        return cls(model, top, rows, name=name, input_shape=input_shape)
+        query = cls(model, top, rows, name=exported.network, input_shape=exported.input_shape)
+        _check_values(query, exported)
+        return query
 
     # -- scores ---------------------------------------------------------------------------------------------------
 
@@ -253,12 +247,13 @@ class SingleLogit:
         network's logits within rounding: a product of another shape may add up in another order.
 
         Raises ValueError for a class out of range or images that do not fit, TypeError for a class that is no whole
-        number, UnusableFile if the file was cut short since it was opened.
+        number and for images that are no tensor, UnusableFile once it is closed, or if the file was cut short since it
+        was opened.
         """
-        asked, alone = _asked(classes)
-        self._check_images(images)
+        asked, alone = asked_classes(classes)
+        check_images(images, self.input_shape, self.dtype, self.name)
         self._select(asked)
-        with torch.inference_mode():
+        with torch.inference_mode(), evaluating(self._shared):
             logits: Tensor = self._network(images.to(self.device))
         return logits[:, 0] if alone else logits
 
@@ -267,25 +262,15 @@ class SingleLogit:
 
         Raises as a call does.
         """
-        self._select(_asked(classes)[0])
+        self._select(asked_classes(classes)[0])
 
     def _select(self, asked: tuple[int, ...]) -> None:
+        if self.rows.file.is_closed:  # rows that are still on the device must not hide it
+            raise UnusableFile(f"the top layer of {self.name} was closed: make another SingleLogit")
         if asked != self._selected:
             head = _head_of([self._row(index) for index in asked])
             self._network = at_class_count(self._network, self._top, head)
             self._selected = asked
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != len(self.input_shape) + 1 or images.shape[1:] != self.input_shape or not len(images):
-            raise ValueError(
-                f"images of shape {tuple(images.shape)} do not fit {self.name}, which takes (n, "
-                f"{', '.join(map(str, self.input_shape))}) with n of 1 or more"
-            )
-        if images.dtype != self.dtype:
-            raise ValueError(
-                f"images of {_named(images.dtype)} do not fit {self.name}, which computes in {_named(self.dtype)}: "
-                f"use images.to({self.dtype})"
-            )
 
     # -- decisions ------------------------------------------------------------------------------------------------
 
@@ -306,20 +291,19 @@ class SingleLogit:
         class's own scores at which the recall is at least `recall` with probability `confidence` (archs.thresholds);
         with None, the one at which it is so on the calibration images, whose confidence the result states.
 
-        Raises thresholds.TooFewPositives, saying how many images of the class it takes; ValueError as a call does and
-        for other shapes; OSError if the thresholds, which then hold in this object alone, cannot be stored.
+        Raises thresholds.TooFewPositives, saying how many images of the class it takes; ValueError and TypeError as a
+        call does, for other shapes, and for scores that are not finite; OSError if the thresholds, which then hold in
+        this object alone, cannot be stored.
         """
-        asked, _ = _asked(classes)
+        asked, _ = asked_classes(classes)
+        check_images(images, self.input_shape, self.dtype, self.name)
+        truths = truth_values(is_class, len(images), len(asked))
+        if whole_number("batch_size", batch_size) < 1:
+            raise ValueError(f"batch_size {batch_size}: must be 1 or more")
+        for positives in truths.sum(0).tolist():
+            thresholds.rank_for(positives, recall, confidence)  # too few are told before any forward
         scores = torch.cat([self(part, list(asked)) for part in torch.split(images, batch_size)])
-        shape = is_class.shape if is_class.ndim == 2 else (*is_class.shape, 1)
-        if shape != scores.shape:
-            raise ValueError(
-                f"truth values of shape {tuple(is_class.shape)} do not fit {len(scores)} images and "
-                f"{len(asked)} classes"
-            )
-        return self.fit_threshold_to_scores(
-            scores, is_class.reshape(shape), list(asked), recall=recall, confidence=confidence
-        )
+        return self.fit_threshold_to_scores(scores, truths, list(asked), recall=recall, confidence=confidence)
 
     def fit_threshold_to_scores(
         self,
@@ -331,9 +315,9 @@ class SingleLogit:
         confidence: float | None = 0.95,
     ) -> dict[int, Threshold]:
         """The same from scores that `self` gave: shape (n,) for one class, (n, number of classes) for several."""
-        asked, alone = _asked(classes)
-        if scores.dtype != self.dtype:
-            raise ValueError(f"scores of {_named(scores.dtype)}, where {self.name} gives {_named(self.dtype)}")
+        asked, alone = asked_classes(classes)
+        check_scores(scores, self.dtype, self.name)
+        check_is_tensor("truth values", is_class)
         columns = scores[:, None] if alone else scores
         truths = is_class[:, None] if alone else is_class
         if columns.ndim != 2 or columns.shape != truths.shape or columns.shape[1] != len(asked):
@@ -345,7 +329,8 @@ class SingleLogit:
         for column, index in enumerate(asked):
             own = columns[:, column].to("cpu", torch.float64).numpy()
             found = thresholds.fit(own, truths[:, column].cpu().numpy(), recall=recall, confidence=confidence)
-            fitted[index] = found.model_copy(update={"dtype": _named(self.dtype), "row_sha256": self._digest(index)})
+            made_by = {"row_sha256": self._digest(index), "backbone_sha256": self.backbone_sha256}
+            fitted[index] = found.model_copy(update={"dtype": dtype_name(self.dtype), **made_by})
         self._thresholds |= fitted
         thresholds.write(self._thresholds_file, self._thresholds)
         return fitted
@@ -353,28 +338,45 @@ class SingleLogit:
     def threshold(self, index: SupportsIndex) -> Threshold:
         """The threshold of a class.
 
-        Raises UnusableThresholds if there is none, or if it was fitted to another row or in another dtype.
+        Raises UnusableThresholds if there is none, or if it was fitted to another row, in another dtype, or to a
+        backbone of other values.
         """
-        (number,), _ = _asked(index)
+        (number,), _ = asked_classes(index)
         self._row(number)  # a class out of range is told as such
         found = self._thresholds.get(number)
         if found is None:
             raise UnusableThresholds(f"class {number} has no threshold: fit one with fit_threshold")
-        if found.dtype != _named(self.dtype) or found.row_sha256 != self._digest(number):
+        if found.dtype != dtype_name(self.dtype) or found.row_sha256 != self._digest(number):
             raise UnusableThresholds(
                 f"the threshold of class {number} was fitted to another row, or in {found.dtype}: fit it again"
+            )
+        if found.backbone_sha256 and found.backbone_sha256 != self.backbone_sha256:
+            raise UnusableThresholds(
+                f"the threshold of class {number} was fitted to a backbone of other values: fit it again, or use the "
+                "weights it was fitted to"
             )
         return found
 
     def decide(self, images: Tensor, classes: Classes) -> Tensor:
         """Whether each image is of the class: truth values in the shape that the scores have.
 
-        Raises as a call and `threshold` do.
+        Raises as a call and `threshold` do, and ValueError for an image whose score is not finite: no decision stands
+        on it.
         """
-        asked, alone = _asked(classes)
+        asked, alone = asked_classes(classes)
         limits = [self.threshold(index).value for index in asked]
-        decided = self(images, list(asked)) >= torch.tensor(limits, dtype=self.dtype, device=self.device)
+        scores = self(images, list(asked))
+        check_finite(scores)
+        decided = scores >= torch.tensor(limits, dtype=self.dtype, device=self.device)
         return decided[:, 0] if alone else decided
+
+    @cached_property
+    def backbone_sha256(self) -> str:
+        """Digest of the backbone's values (archs.backbone.values_sha256), taken once, when it is first needed.
+
+        Whoever trains the network on makes another object: this one's rows are from before, too.
+        """
+        return backbone.values_sha256(self._network, self._top)
 
     def _digest(self, index: int) -> str:
         """Of row and bias in the dtype of the scores: a checkpoint that took the place has other ones."""
@@ -393,19 +395,20 @@ class SingleLogit:
         Raises ValueError for a class out of range, UnusableFile if it cannot be written, UnusableThresholds for a
         threshold that no longer fits.
         """
-        (number,), _ = _asked(index)
+        (number,), _ = asked_classes(index)
         weight, bias = self.rows.read(number)
-        metadata = {
-            "format": EXPORT_FORMAT,
-            "network": self.name,
-            "class": str(number),
-            "class_name": class_name,
-            "classes": str(self.classes),
-            "features": str(self.rows.features),
-            "dtype": _named(self.dtype),
-            "input_shape": json.dumps(self.input_shape),
-            "backbone": _layout(self._network, self._top),
-        }
+        exported = ExportedClass(
+            network=self.name,
+            index=number,
+            class_name=class_name,
+            classes=self.classes,
+            features=self.rows.features,
+            dtype=dtype_name(self.dtype),
+            input_shape=self.input_shape,
+            layout=backbone.layout(self._network, self._top),
+            backbone_sha256=self.backbone_sha256,
+        )
+        metadata = exported.metadata()
         if number in self._thresholds:
             metadata["thresholds"] = thresholds.as_json({number: self.threshold(number)})
         write_rows(
@@ -443,26 +446,6 @@ class _Reading:
     def __call__(self, index: int) -> Row:
         weight, bias = self._rows.read(index)
         return weight.to(self._device, self._dtype), None if bias is None else bias.to(self._device, self._dtype)
-
-
-def _asked(classes: Classes) -> tuple[tuple[int, ...], bool]:
-    """Class numbers, and whether one was asked for by itself. Their range is looked at where they are read."""
-    if isinstance(classes, Tensor | np.ndarray):
-        classes = classes.tolist()
-    if isinstance(classes, Sequence):
-        if not classes:
-            raise ValueError("no class is asked for: name one or more")
-        return tuple(_number(each) for each in classes), False
-    return (_number(classes),), True
-
-
-def _number(value: SupportsIndex) -> int:
-    if isinstance(value, bool):  # True would be class 1
-        raise TypeError("a class is a whole number, not a bool")
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"a class is a whole number, not a {type(value).__name__}") from None
 
 
 def _head_of(rows: Sequence[Row]) -> nn.Linear:
@@ -527,73 +510,36 @@ def _exported_thresholds(rows: Rows) -> dict[int, Threshold]:
     return {} if text is None else thresholds.parsed(text, f"the metadata of {rows.file.path}")
 
 
-# -- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def _in(top: TopLayer, parameter: str) -> str:
-    """A parameter's name in the network's state dict."""
-    return f"{top.path}.{parameter}" if top.path else parameter
-
-
-def _backbone_tensors(module: nn.Module, top: TopLayer) -> dict[str, Tensor]:
-    """The state dict without the top layer."""
-    head = {_in(top, "weight"), _in(top, "bias")}
-    return {name: tensor for name, tensor in module.state_dict().items() if name not in head}
-
-
-def _built(network: Network) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # random weights, which are all replaced
-        return network.build().eval().requires_grad_(False)
-
-
-def _check_backbone(file: TensorFile, module: nn.Module, top: TopLayer, name: str) -> tuple[str, ...]:
-    """See that the file holds this backbone; names of tensors that the network has no place for."""
-    own = _backbone_tensors(module, top)
-    there = set(file.names)
-    needed = [each for each in own if not each.endswith(_UNUSED_IN_INFERENCE)]
-    missing = [each for each in needed if each not in there]
-    if missing:
-        raise UnusableFile(
-            f"{file.path} is no checkpoint of {name}: it has no {missing[0]!r} ({len(missing)} of {len(needed)} "
-            "tensors of the backbone are missing); name the network it was saved from"
+def _check_values(query: SingleLogit, exported: ExportedClass) -> None:
+    path = query.rows.file.path
+    if not exported.backbone_sha256:
+        warnings.warn(
+            f"{path} does not say with which values of the backbone it was exported, so these were not compared: "
+            "export the class again",
+            stacklevel=3,
         )
-    for each in needed:
-        if file.shape(each) != tuple(own[each].shape):
-            raise UnusableFile(
-                f"{file.path} is no checkpoint of {name}: {each!r} has the shape {file.shape(each)}, where the network "
-                f"has {tuple(own[each].shape)}; name the network it was saved from"
-            )
-    if not top.bias and _in(top, "bias") in there:
-        raise UnusableFile(f"{file.path} is no checkpoint of {name}: its top layer has a bias, the network's has none")
-    return tuple(sorted(there - set(own) - {_in(top, "weight"), _in(top, "bias")}))
+    elif exported.backbone_sha256 != query.backbone_sha256:
+        query.close()
+        raise UnusableFile(
+            f"{path} was exported from {exported.network} with other values in its backbone: load the weights it was "
+            "exported with, or export the class again"
+        )
 
 
-def _own_dtype(file: TensorFile, module: nn.Module, top: TopLayer, rows: Rows) -> torch.dtype:
-    """The one floating-point dtype that a checkpoint is of."""
-    for name, tensor in _backbone_tensors(module, top).items():
-        if tensor.is_floating_point() and name in file.names and file.dtype(name) != rows.dtype:
-            found = file.dtype(name)
-            other = "no floating-point number" if found is None else _named(found)
-            raise UnusableFile(
-                f"{file.path}: the top layer is of {_named(rows.dtype)}, but {name!r} of {other}: say which dtype to "
-                "compute in with dtype=, such as torch.float32"
-            )
-    return rows.dtype
+def _warn_of_unknown_backbone(stored: Mapping[int, Threshold], rows: Rows) -> None:
+    unknown = sorted(index for index, threshold in stored.items() if not threshold.backbone_sha256)
+    if unknown:
+        warnings.warn(
+            f"{len(unknown)} thresholds stored with {rows.file.path}, the first that of class {unknown[0]}, do not say "
+            "which values of the backbone they were fitted to, so these are not compared: fit them again",
+            stacklevel=4,
+        )
 
 
-def _load_backbone(file: TensorFile, module: nn.Module, top: TopLayer) -> None:
-    there = set(file.names)
-    with torch.no_grad():
-        for name, tensor in _backbone_tensors(module, top).items():
-            if name in there:
-                tensor.copy_(file.read(name))
-
-
-def _layout(module: nn.Module, top: TopLayer) -> str:
-    """A digest of the names and shapes of a backbone's tensors: another architecture has another one."""
-    tensors = sorted((name, tuple(tensor.shape)) for name, tensor in _backbone_tensors(module, top).items())
-    return hashlib.sha256(repr(tensors).encode()).hexdigest()
-
-
-def _named(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def _warn_of_unused(unused: Sequence[str], path: Path | str, name: str) -> None:
+    if unused:
+        warnings.warn(
+            f"{path} holds {len(unused)} tensors that {name} has no place for, the first {unused[0]!r}; "
+            "they are left out",
+            stacklevel=3,
+        )

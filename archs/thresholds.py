@@ -36,7 +36,7 @@ class TooFewPositives(ValueError):
 
 
 class UnusableThresholds(ValueError):
-    """A file of thresholds that cannot be read, or thresholds of other rows: one line that says what to do."""
+    """A file of thresholds that cannot be read, or thresholds of another row or backbone: one line with what to do."""
 
 
 class Threshold(BaseModel):
@@ -54,6 +54,9 @@ class Threshold(BaseModel):
     false_positives: int = Field(0, ge=0, description="of those, how many reach the threshold")
     dtype: str = Field("", description="dtype of the scores; empty if not known")
     row_sha256: str = Field("", description="of the row and bias that made the scores; empty if not known")
+    backbone_sha256: str = Field(
+        "", description="archs.backbone.values_sha256 of the backbone that made the scores; empty if not known"
+    )
 
 
 def confidence_of(rank: int, positives: int, recall: float) -> float:
@@ -85,7 +88,8 @@ def rank_for(positives: int, recall: float, confidence: float | None) -> int:
         raise TooFewPositives("no example of the class is among the calibration data; a threshold needs some")
     if confidence is None:
         # Exact: 10 * (1 - 0.9) is a little less than 1 in floating point, and would cost a rank.
-        return positives - math.ceil(Fraction(repr(recall)) * positives) + 1
+        # Of a Python float: numpy's own repr, np.float64(0.9), is no number.
+        return positives - math.ceil(Fraction(repr(float(recall))) * positives) + 1
     ranks = np.arange(1, positives + 1)
     reached = np.asarray(stats.beta.cdf(1 - recall, ranks, positives - ranks + 1)) >= confidence
     if not reached[0]:
@@ -116,9 +120,9 @@ def fit(scores: Floats, is_class: npt.NDArray[np.bool_], *, recall: float, confi
     value = float(own[rank - 1])
     return Threshold(
         value=value,
-        recall=recall,
+        recall=float(recall),  # a number of numpy's is as good
         confidence=confidence_of(rank, len(own), recall),
-        asked_confidence=confidence,
+        asked_confidence=None if confidence is None else float(confidence),
         positives=len(own),
         rank=rank,
         negatives=len(others),

@@ -30,7 +30,8 @@ from bench.run import SCHEMA_VERSION, Manifest, Sample, Status
 from bench.speed.device_rates import DeviceRates
 from bench.speed.energy import Window
 from bench.speed.energy_rows import EnergyRow
-from bench.speed.model_sources import PredictedRow, RatesAre, SingleIs
+from bench.speed.model_sources import PredictedRow, SourceIdentity
+from bench.speed.pools import RatesAre, SingleIs
 from bench.speed.rows import Row
 from bench.speed.settings import Setting
 
@@ -92,10 +93,10 @@ class SingleObject(_Closed):
     rows: list[DeploymentRow]
 
 
-class PredictionModel(_Closed):
-    """What a network's predictions rest on; times are seconds an example."""
+class PredictionModel(SourceIdentity):
+    """What a setting's predictions rest on; times are seconds an example."""
 
-    arch: str
+    pool: int = Field(description="index into pools, whose error is this model's")
     rates: RatesAre
     single: SingleIs = Field(description="where the time at one class is from")
     single_s: float
@@ -110,6 +111,7 @@ class PredictionModel(_Closed):
 class PaperStep(_Closed):
     """The last step of the paper's Table 3 beside the line through its smaller counts; seconds an example."""
 
+    model: int = Field(description="index into models")
     arch: str
     single_s: float = Field(description="at one class")
     from_s: float = Field(description="at 2**18")
@@ -119,15 +121,29 @@ class PaperStep(_Closed):
     step_here_s: float = Field(description="the same step as predicted for this device")
 
 
-class PredictionSummary(_Closed):
-    """The runs predicted from, and how far they are off; added_ratio: measured / predicted, of what is added."""
+class PredictionPool(_Closed):
+    """How far models alike are off, by all their points; added_ratio: measured / predicted, of what is added.
 
-    paths: list[str]
+    Alike: equal in machine, versions of what computes, and setting but for network, batch size and seed.
+    """
+
+    stated: bool = Field(description="by a file of rates, not by points at hand")
     judged_points: int = Field(description="measured points from 2**16 classes on")
     judged_within_10_percent: int
-    added_ratio_low: float | None
+    judged_runs: int
+    judged_networks: int
+    added_ratio_low: float | None = Field(description="of the judged points that tell; none: no range")
     added_ratio_high: float | None
     added_ratio_points: int
+    added_ratio_runs: int | None = Field(description="none: not known")
+    added_ratio_networks: int | None = Field(description="none: not known")
+
+
+class PredictionSummary(_Closed):
+    """The runs predicted from, what is known of the error, and the models."""
+
+    paths: list[str]
+    pools: list[PredictionPool]
     models: list[PredictionModel]
     paper: list[PaperStep]
 

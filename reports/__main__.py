@@ -1,4 +1,7 @@
-"""`python -m reports RUN...`: draw tables, figures and the page again, from the samples alone."""
+"""`python -m reports RUN...`: draw tables, figures and the page again, from the samples alone.
+
+An entrance, which nothing imports: it ends as every command does, by bench.cli.exits.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,10 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.cli.exits import DONE, INCOMPLETE, exits
 from bench.errors import UsageError
-from bench.exit_codes import USAGE
-from bench.text import on_one_line
-from reports.pipes import while_read
 
 if TYPE_CHECKING:
     from bench.accuracy.run import AccuracyRun
@@ -22,6 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command()
+@exits
 def draw(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders of runs, or of many runs.", show_default=False)
@@ -40,7 +42,7 @@ def draw(
             metavar="DIR", help="The history shown on the page.", show_default=".slc-bench, where there is one"
         ),
     ] = None,
-) -> None:
+) -> int:
     """Draw tables and figures again from what runs have on disk, one run or several together.
 
     Of speed runs Table 3 and Fig. 1, of accuracy runs Tables 1 and 2, Fig. 2 and learning curves, of a run of the whole
@@ -50,19 +52,12 @@ def draw(
 
     With --html, a page that holds all of it with every sample and the history, and opens without a network.
     """
-    try:
-        with while_read(sys.stdout, sys.stderr):
-            if history is not None and html is None:
-                raise UsageError("--history is shown on the page: say where to write that with --html FILE")
-            folders = _with_runs_inside(runs)
-            if html is not None:
-                _write_page(folders, html, history)
-            if html is None or output is not None:
-                _draw(folders, output)
-            print(end="", flush=True)  # so that a reader who is gone is noticed here
-    except UsageError as error:
-        print(f"error: {on_one_line(str(error))}", file=sys.stderr)
-        raise typer.Exit(USAGE) from None
+    if history is not None and html is None:
+        raise UsageError("--history is shown on the page: say where to write that with --html FILE")
+    folders = _with_runs_inside(runs)
+    if html is not None:
+        _write_page(folders, html, history)
+    return DONE if html is not None and output is None else _draw(folders, output)
 
 
 def _with_runs_inside(folders: Sequence[Path]) -> list[Path]:
@@ -129,20 +124,20 @@ def _runs_of(path: Path) -> "list[Run | AccuracyRun]":
     return list(runs_of(load(path), path).values())
 
 
-def _draw(folders: list[Path], output: Path | None) -> None:
+def _draw(folders: list[Path], output: Path | None) -> int:
+    """Write and show the reports; the exit code, which says whether every run is whole."""
     from bench.runs import is_of_a_single_logit, is_of_the_paper
 
     if len(folders) > 1 and output is None:
         raise UsageError("several runs together belong to none of their folders; say where to write with --output DIR")
     if any(is_of_a_single_logit(path) for path in folders):
-        _show_single(folders, output)
-        return
+        return _show_single(folders, output)
     folder = folders[0] if output is None else output
     if any(is_of_the_paper(path) for path in folders):
         if len(folders) > 1:
             raise UsageError("a run of the whole paper is drawn alone; name it, or its parts' folders")
         _draw_paper(folders[0], folder)
-        return
+        return DONE
     speed, accuracy = _load(folders)
     shows = []
     try:
@@ -157,12 +152,13 @@ def _draw(folders: list[Path], output: Path | None) -> None:
         raise _not_writable(folder, error) from None
     for show in shows:
         show()
+    return DONE if all(run.manifest.status == "complete" for run in (*speed, *accuracy)) else INCOMPLETE
 
 
-def _show_single(folders: Sequence[Path], output: Path | None) -> None:
-    """Print the table of a run of `bench single` again."""
+def _show_single(folders: Sequence[Path], output: Path | None) -> int:
+    """Print the table of a run of `bench single` again; the exit code, which says whether the run is whole."""
     from bench.deploy.records import load
-    from bench.deploy.rows import rows
+    from bench.deploy.rows import ended_complete, rows
     from reports.single import print_deployment
 
     if len(folders) > 1 or output is not None:
@@ -171,6 +167,7 @@ def _show_single(folders: Sequence[Path], output: Path | None) -> None:
         )
     run = load(folders[0])
     print_deployment(run, rows(run), sys.stdout)
+    return DONE if ended_complete(run) else INCOMPLETE
 
 
 def _draw_paper(path: Path, folder: Path) -> None:

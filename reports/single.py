@@ -5,9 +5,10 @@ from typing import TextIO
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from bench.deploy.records import Deployment, DeploymentManifest
-from bench.deploy.rows import DeploymentRow, notices
+from bench.deploy.rows import DeploymentRow, ended_complete, notices
 from reports import wording
 from reports.terminal import console_for, notice_text
 
@@ -25,6 +26,11 @@ def print_deployment(run: Deployment, rows: Sequence[DeploymentRow], stream: Tex
     for row in rows:
         table.add_row(*cells(row))
     console.print(table)
+    if not ended_complete(run):
+        status = "incomplete" if run.manifest.status == "complete" else run.manifest.status
+        console.print(
+            Text(f"{status}: not everything was measured as it was asked for; the warnings say what", style="yellow")
+        )
     for notice in notices(run):
         console.print(notice_text(notice), soft_wrap=True)
     if run.path is not None:

@@ -7,12 +7,16 @@
             +-------+-------+-------+
               2^14    2^16    2^18        solid and dashed line: measured and predicted break-even
 
-One panel for each network, dtype and mode; a run with several batch sizes has such maps. Cells are equally wide, so
-the lines are drawn between the cells' middles, logarithmic in classes and in batch size.
+One panel for each network, dtype and mode; a run with several batch sizes has such maps. All panels share their axes
+and the colours' scale, and stand in as many columns as make them largest on a page. Cells are equally wide, so the
+lines are drawn between the cells' middles, logarithmic in classes and in batch size.
+
+Break-even is the class count from which one logit is PAYS times as fast as all of them, or more.
 """
 
 import io
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +32,6 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.patheffects import withStroke
 
 from bench.folder import write_atomically
 from bench.run import Run
@@ -59,10 +62,21 @@ PREDICTED_DASHES = (0, (3, 1.6))
 NUMBER_AT, LINE_AT = 0.66, 0.26
 
 CELL_INCHES = (0.62, 0.42)
-#: Left, bottom, right (with the colours' scale) and top of a map.
-MARGIN_INCHES = (0.62, 0.5, 0.75, 0.28)
+#: Left, bottom and right (with the colours' scale) of all maps together.
+MARGIN_INCHES = (0.62, 0.5, 0.75)
+#: Between maps side by side, and between the lower edge of one and the title of the next.
+GAP_INCHES = (0.22, 0.1)
+TITLE_SIZE = 8
+TITLE_LINE_INCHES = 0.15
+TITLE_CHARACTERS_PER_INCH = 14
 LEAST_WIDTH_INCHES = 6.2
 BAR_INCHES = 0.14
+#: Lines of maps that the colours' scale stands beside.
+BAR_LINES = 2
+
+#: What a page of A4 or letter paper has room for, and what of its height title, legend and caption take.
+PAGE_INCHES = (7.0, 9.8)
+AROUND_INCHES = 1.4
 
 
 @dataclass(frozen=True)
@@ -225,31 +239,110 @@ def _alone(maps: Sequence[Surface]) -> str:
     return wording.asked(references.pop()) if len(references) == 1 else "the logits asked for"
 
 
+@dataclass(frozen=True)
+class Arrangement:
+    """Where maps with the same axes stand: line by line, in so many columns."""
+
+    maps: int
+    columns: int
+    classes: tuple[int, ...]
+    """of any map, ascending: the axis that all share"""
+    batch_sizes: tuple[int, ...]
+    titles: tuple[str, ...]
+    """of the maps, wrapped to their width"""
+
+    @property
+    def lines(self) -> int:
+        """Lines of maps; the last may have fewer than the others."""
+        return math.ceil(self.maps / self.columns)
+
+    @property
+    def map_inches(self) -> tuple[float, float]:
+        """Width and height of one map's axes."""
+        return CELL_INCHES[0] * len(self.classes), CELL_INCHES[1] * len(self.batch_sizes)
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        """Width and height of all maps with what is around them."""
+        (wide, tall), (left, bottom, right) = self.map_inches, MARGIN_INCHES
+        width = left + self.columns * wide + (self.columns - 1) * GAP_INCHES[0] + right
+        return max(LEAST_WIDTH_INCHES, width), bottom + self.lines * (tall + self._above)
+
+    @property
+    def _above(self) -> float:
+        return GAP_INCHES[1] + TITLE_LINE_INCHES * max(title.count("\n") + 1 for title in self.titles)
+
+    @property
+    def on_a_page(self) -> float:
+        """By how much the figure must be made smaller to fit a page; 1 where it fits as it is."""
+        width, height = self.inches
+        return min(1.0, PAGE_INCHES[0] / width, PAGE_INCHES[1] / (height + AROUND_INCHES))
+
+    def corner(self, index: int) -> tuple[float, float]:
+        """Left and lower edge of a map's axes, in inches from the left and lower edge of all."""
+        line, column = divmod(index, self.columns)
+        wide, tall = self.map_inches
+        return (
+            MARGIN_INCHES[0] + column * (wide + GAP_INCHES[0]),
+            self.inches[1] - (line + 1) * (tall + self._above),
+        )
+
+    def is_left(self, index: int) -> bool:
+        """Whether a map has no other to its left."""
+        return index % self.columns == 0
+
+    def is_lowest(self, index: int) -> bool:
+        """Whether a map has no other below it."""
+        return index + self.columns >= self.maps
+
+
+def arrange(maps: Sequence[Surface]) -> Arrangement:
+    """As many columns as make the maps largest on a page, the fewest of those."""
+    classes = tuple(sorted({count for surface in maps for count in surface.classes}))
+    batch_sizes = tuple(sorted({batch for surface in maps for batch in surface.batch_sizes}))
+    characters = max(20, int(CELL_INCHES[0] * len(classes) * TITLE_CHARACTERS_PER_INCH))
+    titles = tuple(textwrap.fill(surface.name, characters) for surface in maps)
+    found = [
+        Arrangement(len(maps), columns, classes, batch_sizes, titles)
+        for columns in range(1, math.ceil(math.sqrt(len(maps))) + 3)
+        if columns <= len(maps)
+    ]
+    return max(found, key=lambda each: (round(each.on_a_page, 3), -each.columns))
+
+
 def draw(maps: Sequence[Surface], *, title: str | None = None, note: str = "") -> Figure:
-    """Draw the maps below one another; all share the colours' scale. Raises ValueError if there is none."""
+    """Draw the maps side by side and below one another, on the same axes and with the same colours.
+
+    Raises ValueError if there is none.
+    """
     if not maps:
         raise ValueError("a figure needs at least one map")
     with figures.styled():
         greatest = _greatest(maps)
         colours = ScalarMappable(Normalize(0.0, greatest), COLOUR_MAP)
-        blocks, grid = [Block("", len(maps))], _grid(maps)
-        figure, (axes,) = layout(
-            blocks, grid, title=title or title_of(maps), caption=_caption(maps, note), legend=_legend(maps)
+        arrangement = arrange(maps)
+        whole = Grid(1, arrangement.inches, (0.0, 0.0, 0.0, 0.0))
+        figure, ((place,),) = layout(
+            [Block("", 1)], whole, title=title or title_of(maps), caption=_caption(maps, note), legend=_legend(maps)
         )
-        for surface, axis in zip(maps, axes, strict=True):
-            _panel(axis, surface, colours)
-        _colour_bar(figure, axes[0], colours, greatest)
+        panels = _panels(figure, place, arrangement)
+        for index, (surface, axis) in enumerate(zip(maps, panels, strict=True)):
+            _panel(axis, surface, arrangement, index, colours)
+        _colour_bar(figure, panels, arrangement.columns, colours, greatest)
         figure.draw_without_rendering()
     return figure
 
 
-def _grid(maps: Sequence[Surface]) -> Grid:
-    """One map a line, each with room for the one with the most cells, the colours' scale to the right of them."""
-    left, bottom, right, top = MARGIN_INCHES
-    wide = CELL_INCHES[0] * max(len(surface.classes) for surface in maps)
-    tall = CELL_INCHES[1] * max(len(surface.batch_sizes) for surface in maps)
-    width = max(LEAST_WIDTH_INCHES, left + wide + right)
-    return Grid(1, (width, bottom + tall + top), (left, bottom, width - left - wide, top))
+def _panels(figure: Figure, place: Axes, arrangement: Arrangement) -> list[Axes]:
+    """The axes of every map, in the place of the one axes that holds it free."""
+    (width, height), corner = figure.get_size_inches(), place.get_position()
+    place.remove()
+    wide, tall = arrangement.map_inches
+    panels = []
+    for index in range(arrangement.maps):
+        x, y = arrangement.corner(index)
+        panels.append(figure.add_axes((corner.x0 + x / width, corner.y0 + y / height, wide / width, tall / height)))
+    return panels
 
 
 def _greatest(maps: Sequence[Surface]) -> float:
@@ -258,21 +351,23 @@ def _greatest(maps: Sequence[Surface]) -> float:
     return max([math.log2(ratio) for ratio in found if ratio > 0] + [1.0])
 
 
-def _panel(axis: Axes, surface: Surface, colours: ScalarMappable) -> None:
-    batches, classes = surface.batch_sizes, surface.classes
+def _panel(axis: Axes, surface: Surface, shared: Arrangement, index: int, colours: ScalarMappable) -> None:
+    batches, classes = shared.batch_sizes, shared.classes
     for cell in surface.cells:
         _cell(axis, classes.index(cell.classes), batches.index(cell.batch_size), cell, colours)
     for predicted in (False, True):
-        _line(axis, surface, predicted)
+        _line(axis, surface, shared, predicted)
     axis.set_xlim(0, len(classes))
     axis.set_ylim(0, len(batches))
     places = [(place + 0.5) / len(classes) for place in range(len(classes))]
     axis.set_xticks([place + 0.5 for place in range(len(classes))], figures.tick_labels(classes, places))
     axis.set_yticks([place + 0.5 for place in range(len(batches))], [wording.count(batch) for batch in batches])
-    axis.tick_params(length=0)
-    axis.set_xlabel("classes")
-    axis.set_ylabel("batch size")
-    axis.set_title(surface.name, loc="left")
+    axis.tick_params(length=0, labelleft=shared.is_left(index), labelbottom=shared.is_lowest(index))
+    if shared.is_lowest(index):
+        axis.set_xlabel("classes")
+    if shared.is_left(index):
+        axis.set_ylabel("batch size")
+    axis.set_title(shared.titles[index], loc="left", fontsize=TITLE_SIZE, pad=3)
 
 
 def _cell(axis: Axes, column: int, line: int, cell: Cell, colours: ScalarMappable) -> None:
@@ -286,8 +381,9 @@ def _cell(axis: Axes, column: int, line: int, cell: Cell, colours: ScalarMappabl
         text, ink = wording.speedup(cell.speedup), _ink(tuple(colour))
     axis.add_patch(Rectangle((column, line), 1, 1, **style))
     place: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "zorder": 6}  # lines pass below it
-    number = axis.text(column + 0.5, line + NUMBER_AT, text, color=ink, **place)
-    number.set_path_effects([withStroke(linewidth=2.0, foreground=style["facecolor"])])
+    if text:
+        ground = {"facecolor": style["facecolor"], "edgecolor": "none", "pad": 0.8}  # a line breaks at a number
+        axis.text(column + 0.5, line + NUMBER_AT, text, color=ink, bbox=ground, **place)
 
 
 def _ink(colour: Sequence[float]) -> str:
@@ -296,11 +392,11 @@ def _ink(colour: Sequence[float]) -> str:
     return "#000000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.45 else "#FFFFFF"
 
 
-def _line(axis: Axes, surface: Surface, predicted: bool) -> None:
+def _line(axis: Axes, surface: Surface, shared: Arrangement, predicted: bool) -> None:
     """Join the break-even counts of neighbouring batch sizes; a batch size without one breaks the line."""
     found = surface.pays_from(predicted=predicted)
-    counts = [found[batch] for batch in surface.batch_sizes]
-    xs = [math.nan if count is None else place_of(count, surface.classes) for count in counts]
+    counts = [found.get(batch) for batch in shared.batch_sizes]
+    xs = [math.nan if count is None else place_of(count, shared.classes) for count in counts]
     ys = [line + LINE_AT for line in range(len(xs))]
     axis.plot(xs, ys, color="white", linewidth=3.2, zorder=3)
     if predicted:
@@ -321,14 +417,14 @@ def place_of(count: float, classes: Sequence[int]) -> float:
 
 def _legend(maps: Sequence[Surface]) -> list[tuple[Any, str]]:
     middle = mpl.colormaps[COLOUR_MAP](0.5)
-    entries: list[tuple[Any, str]] = [(Patch(facecolor=middle), "measured")]
+    entries: list[tuple[Any, str]] = [(Patch(facecolor=middle), "speedup, measured")]
     if any(count is not None for surface in maps for count in surface.pays_from().values()):
-        entries.append((Line2D([], [], color=LINE_COLOUR, marker="o", markersize=5), f"{PAYS:g}x, measured"))
+        entries.append((Line2D([], [], color=LINE_COLOUR, marker="o", markersize=5), "break-even, measured"))
     if any(count is not None for surface in maps for count in surface.pays_from(predicted=True).values()):
         entries.append(
             (
                 Line2D([], [], color=PREDICTED_COLOUR, linestyle=PREDICTED_DASHES, marker="D", markersize=3),
-                f"{PAYS:g}x, predicted",
+                "break-even, predicted",
             )
         )
     if any(cell.failed for surface in maps for cell in surface.cells):
@@ -336,9 +432,12 @@ def _legend(maps: Sequence[Surface]) -> list[tuple[Any, str]]:
     return entries
 
 
-def _colour_bar(figure: Figure, beside: Axes, colours: ScalarMappable, greatest: float) -> None:
-    place, width = beside.get_position(), figure.get_figwidth()
-    bar = figure.add_axes((place.x1 + 0.12 / width, place.y0, BAR_INCHES / width, place.height))
+def _colour_bar(figure: Figure, panels: Sequence[Axes], columns: int, colours: ScalarMappable, greatest: float) -> None:
+    """To the right of the last column, beside the first lines."""
+    top = panels[min(columns, len(panels)) - 1].get_position()
+    low = panels[min(columns * BAR_LINES, len(panels)) - 1].get_position()
+    width = figure.get_figwidth()
+    bar = figure.add_axes((top.x1 + 0.12 / width, low.y0, BAR_INCHES / width, top.y1 - low.y0))
     drawn = figure.colorbar(colours, cax=bar)
     ticks = [float(power) for power in range(0, math.floor(greatest) + 1, max(1, math.ceil(greatest / 5)))]
     drawn.set_ticks(ticks, labels=[f"×{2**power:g}" for power in ticks])
@@ -350,17 +449,18 @@ def _caption(maps: Sequence[Surface], note: str) -> str:
     are = "is" if alone == "one logit" else "are"
     lines = [
         f"Each cell: median time of all logits (with a rival on top: of its score) over median time of {alone} at the "
-        f"same batch size, measured. The lines: from there to the right {alone} {are} {PAYS:g} times as fast or more, "
-        "interpolated between measured "
-        "counts and between predicted ones; a batch size that does not reach it within the map has no point. White: "
-        "not measured."
+        "same batch size, measured. White: not measured.",
+        f"Break-even: from that class count on {alone} {are} {PAYS:g} times as fast or more. Measured: interpolated "
+        f"between the cells. Predicted: between the times expected there, that of {alone} as measured and the rest of "
+        "the top layer from its operations, its bytes and this device's rates. A batch size that does not reach it "
+        "within the map has no point.",
     ]
-    failed = [
-        f"{surface.name}, batch {cell.batch_size}, {wording.count(cell.classes)} classes: {cell.failed}"
-        for surface in maps
-        for cell in surface.cells
-        if cell.failed
-    ]
+    failed: dict[str, list[str]] = {}
+    for surface in maps:
+        for cell in surface.cells:
+            if cell.failed:
+                where = f"{surface.name}, batch {cell.batch_size}, {wording.count(cell.classes)} classes"
+                failed.setdefault(cell.failed, []).append(where)
     if failed:
-        lines.append("Hatched: " + "; ".join(failed) + ".")
+        lines.append("Hatched: " + "; ".join(f"{'; '.join(where)}: {why}" for why, where in failed.items()) + ".")
     return "\n".join([*lines, note]).strip()

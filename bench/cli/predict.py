@@ -45,6 +45,24 @@ Dtype = Annotated[
         help=with_default("float32, bfloat16, float16.", "the runs' or file's, else float32"),
     ),
 ]
+InputSize = Annotated[
+    int | None,
+    typer.Option(
+        metavar="PIXELS",
+        rich_help_panel=WHAT,
+        help=with_default("Height and width.", "the runs' own, else the network's own"),
+    ),
+]
+Setting = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--setting",
+        metavar="FIELD=VALUE",
+        rich_help_panel=FROM,
+        help="Of a run with several settings, those alone with this value of a field in run.json: compile=none, "
+        "channels_last=true, threads=2; repeatable or comma-separated. Of a file of rates, what it must be.",
+    ),
+]
 Runs = Annotated[
     list[Path] | None,
     typer.Option(
@@ -79,7 +97,9 @@ def predict(
     classes: Classes = None,
     batch_size: BatchSize = None,
     dtype: Dtype = None,
+    input_size: InputSize = None,
     run: Runs = None,
+    setting: Setting = None,
     fit: Fit = False,
     device_rates: DeviceRates = None,
     save_rates: SaveRates = None,
@@ -102,7 +122,9 @@ def predict(
         classes=classes,
         batch_size=batch_size,
         dtype=dtype,
+        input_size=input_size,
         runs=tuple(run or ()),
+        setting=tuple(setting or ()),
         fit=fit,
         device_rates=device_rates,
         save_rates=save_rates,

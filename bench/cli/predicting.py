@@ -1,7 +1,7 @@
 """What `python -m bench predict` does once its options are read."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -11,10 +11,11 @@ from bench.cli.exits import DONE
 from bench.errors import UsageError
 from bench.machine.fingerprint import describe
 from bench.run import Run, load_run
-from bench.speed import device_rates, model_sources
+from bench.speed import device_rates, model_sources, setting_choice
 from bench.speed.device_rates import DeviceRates
-from bench.speed.model_sources import Source
+from bench.speed.model_sources import CannotPredict
 from bench.speed.plan import Plan, Request, class_counts, plan
+from bench.speed.pools import Source, pools
 from bench.speed.settings import Dtype, Setting
 from reports import predictions, wording
 from reports.pipes import while_read
@@ -31,6 +32,8 @@ class Asked:
     classes: str | None = None
     batch_size: int | None = None
     dtype: str | None = None
+    input_size: int | None = None
+    setting: tuple[str, ...] = ()
     runs: tuple[Path, ...] = ()
     fit: bool = False
     device_rates: Path | None = None
@@ -51,12 +54,11 @@ def answer(asked: Asked, *, json: bool, quiet: bool) -> int:
     if asked.save_rates is not None:
         device_rates.write(asked.save_rates, model_sources.to_file(sources))
         _tell(f"rates written to {asked.save_rates}")
-    error = model_sources.pooled(sources) if given is None else given.spread
     if json:
         runs = [str(path) for path in asked.runs]
-        json_output.print_object(predictions.to_object(sources, classes, error, runs))
+        json_output.print_object(predictions.to_object(pools(sources), classes, runs))
     else:
-        predictions.print_predictions(sources, classes, error)
+        predictions.print_predictions(pools(sources), classes)
     return DONE
 
 
@@ -70,8 +72,11 @@ def _refuse_contradictions(asked: Asked) -> None:
     for option, given in (("--device", asked.device != "auto"), ("--threads", asked.threads is not None)):
         if given and (asked.runs or asked.device_rates is not None):
             raise UsageError(f"{option} is for calibrating this machine; a run or a file of rates has its own")
-    if asked.batch_size is not None and asked.batch_size < 1:
-        raise UsageError(f"--batch-size {asked.batch_size}: must be 1 or more")
+    if asked.setting and not asked.runs and asked.device_rates is None:
+        raise UsageError("--setting chooses among what was measured: give --run or --device-rates")
+    for option, number in (("--batch-size", asked.batch_size), ("--input-size", asked.input_size)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option} {number}: must be 1 or more")
     if asked.dtype is not None and asked.dtype not in get_args(Dtype):
         raise UsageError(f"--dtype {asked.dtype!r}: must be one of {', '.join(get_args(Dtype))}")
 
@@ -89,21 +94,44 @@ def _names(archs: Sequence[str]) -> list[str]:
 # -- from runs ----------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A setting of a run that nothing can be predicted from."""
+
+    arch: str
+    name: str
+    path: Path
+    reason: str
+
+
 def _from_runs(asked: Asked) -> list[Source]:
-    runs = {path: load_run(path) for path in asked.runs}
+    runs = {path.resolve(): (path, load_run(path)) for path in asked.runs}
     wanted = _names(asked.archs) if asked.archs else []
+    chosen = setting_choice.parse(asked.setting)
     sources: list[Source] = []
-    for path, run in runs.items():
+    left_out: list[LeftOut] = []
+    for path, run in runs.values():
+        names = wording.setting_labels(run.manifest.settings)
         for index, setting in enumerate(run.manifest.settings):
-            if _is_wanted(setting, asked, wanted):
-                sources += _source(path, run, index, asked)
-    if missing := [name for name in wanted if name not in {source.arch for source in sources}]:
-        raise UsageError(
-            f"{', '.join(missing)}: not to be predicted from these runs, which hold {_held(runs.values())}"
-        )
-    if not sources:
-        raise UsageError(f"nothing to predict from these runs, which hold {_held(runs.values())}")
+            if not _is_wanted(setting, asked, wanted) or not setting_choice.is_chosen(setting, chosen):
+                continue
+            try:
+                machine = wording.hardware(run.manifest.machine, setting.device)
+                sources.append(model_sources.from_run(run, index, machine, fitted=asked.fit))
+            except CannotPredict as refused:
+                left_out.append(LeftOut(setting.arch, names[index], path, refused.reason))
+    _refuse_nothing([run for _, run in runs.values()], sources, left_out, asked, wanted)
+    _tell_left_out(left_out)
     return sources
+
+
+def _tell_left_out(left_out: Sequence[LeftOut]) -> None:
+    """One warning for every reason in every run."""
+    together: dict[tuple[Path, str], list[str]] = {}
+    for each in left_out:
+        together.setdefault((each.path, each.reason), []).append(each.name)
+    for (path, reason), names in together.items():
+        _tell(f"warning: {path}: left out: {'; '.join(names)} ({reason})")
 
 
 def _is_wanted(setting: Setting, asked: Asked, wanted: Sequence[str]) -> bool:
@@ -111,24 +139,36 @@ def _is_wanted(setting: Setting, asked: Asked, wanted: Sequence[str]) -> bool:
         (not wanted or setting.arch in wanted)
         and asked.batch_size in (None, setting.batch_size)
         and asked.dtype in (None, setting.dtype)
+        and asked.input_size in (None, setting.input_shape[-1])
     )
 
 
-def _source(path: Path, run: Run, index: int, asked: Asked) -> list[Source]:
-    """The source of one setting; none, with a line that says why, where its kind of work cannot be predicted."""
-    setting = run.manifest.settings[index]
-    if reason := model_sources.predictable(setting, model_sources.single_point(run, index)):
-        _tell(f"warning: {path}, setting {index} ({setting.arch}) is left out: {reason}")
-        return []
-    machine = wording.hardware(run.manifest.machine, setting.device)
-    return [model_sources.from_run(run, index, machine, fitted=asked.fit)]
+def _refuse_nothing(
+    runs: Sequence[Run], sources: Sequence[Source], left_out: Sequence[LeftOut], asked: Asked, wanted: Sequence[str]
+) -> None:
+    """Raise UsageError, saying why, if nothing is left or a network that was asked for is not."""
+    missing = [name for name in wanted if name not in {source.arch for source in sources}]
+    if sources and not missing:
+        return
+    for each in left_out:
+        if each.arch in missing or not sources:
+            raise UsageError(f"{each.name} of {each.path} cannot be predicted: {each.reason}")
+    settings = [setting for run in runs for setting in run.manifest.settings]
+    chosen = setting_choice.parse(asked.setting)
+    kept = [setting for setting in settings if _is_wanted(setting, asked, missing)]
+    if chosen and kept:
+        raise UsageError(
+            f"--setting {setting_choice.written(chosen)}: no setting of these runs is that; they have "
+            f"{setting_choice.values_held(kept, chosen)}"
+        )
+    what = f"{', '.join(missing)}: not to be predicted" if missing else "nothing to predict"
+    raise UsageError(f"{what} from these runs, which hold {_held(settings)}")
 
 
-def _held(runs: Iterable[Run]) -> str:
+def _held(settings: Iterable[Setting]) -> str:
     held = [
-        f"{setting.arch} ({setting.dtype}, batch {setting.batch_size})"
-        for run in runs
-        for setting in run.manifest.settings
+        f"{each.arch} ({each.dtype}, batch {each.batch_size}, {setting_choice.text_of(each.input_shape)})"
+        for each in settings
     ]
     return ", ".join(dict.fromkeys(held))
 
@@ -138,6 +178,7 @@ def _held(runs: Iterable[Run]) -> str:
 
 def _from_file(asked: Asked, given: DeviceRates) -> list[Source]:
     from archs.registry import UnknownNetwork, find
+    from archs.top_layer import UnsupportedNetwork
 
     for option, value, own in (
         ("--batch-size", asked.batch_size, given.batch_size),
@@ -145,13 +186,25 @@ def _from_file(asked: Asked, given: DeviceRates) -> list[Source]:
     ):
         if value not in (None, own):
             raise UsageError(f"{option} {value}: the rates of {asked.device_rates} are those of {own}")
+    chosen = setting_choice.parse(asked.setting)
     sources = []
     for name in _names(asked.archs or (DEFAULT_ARCH,)):
         try:
-            sources.append(model_sources.from_file(find(name), given))
-        except UnknownNetwork as error:
+            sources.append(model_sources.from_file(find(name, asked.input_size), given))
+        except (UnknownNetwork, UnsupportedNetwork) as error:
             raise UsageError(str(error)) from None
+        _refuse_another_setting(sources[-1].setting, chosen, asked.device_rates)
     return sources
+
+
+def _refuse_another_setting(setting: Setting | None, chosen: Mapping[str, str], path: Path | None) -> None:
+    if not chosen:
+        return
+    text = f"--setting {setting_choice.written(chosen)}"
+    if setting is None:
+        raise UsageError(f"{text}: {path} does not say how its times were measured; leave it out, or measure and save")
+    if not setting_choice.is_chosen(setting, chosen):
+        raise UsageError(f"{text}: the rates of {path} are those of {setting_choice.values_held([setting], chosen)}")
 
 
 # -- from here ----------------------------------------------------------------------------------------------------
@@ -177,6 +230,7 @@ def _plan(asked: Asked) -> Plan:
             classes=[1],
             batch_size=(asked.batch_size or 32,),
             dtype=(dtypes.get(asked.dtype, "float32"),),
+            input_size=asked.input_size,
             device=asked.device,
             threads=asked.threads,
         )

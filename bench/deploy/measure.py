@@ -76,7 +76,7 @@ def write_layer(path: Path, setting: DeploymentSetting, top: TopLayer) -> None:
         for start in range(0, setting.classes, len(tile)):
             yield tile[: min(len(tile), setting.classes - start)]
 
-    bias = torch.zeros(setting.classes, dtype=dtype) if top.bias else None
+    bias = torch.zeros(1, dtype=dtype).expand(setting.classes) if top.bias else None  # one number in memory
     write_rows(path, chunks(), bias, classes=setting.classes, features=top.features, dtype=dtype)
 
 

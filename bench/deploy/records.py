@@ -19,6 +19,12 @@ from bench.speed.settings import Dtype
 SCHEMA_VERSION = 1
 SAMPLES = "samples.jsonl"
 
+#: What a torn last line means here, where a run cannot be gone on with.
+_TORN = {
+    "matters": "the writer was killed while it appended; every sample before it is kept",
+    "remedy": "run the command again: python -m bench single has no --resume",
+}
+
 #: How a class is switched to (its row on disk; in the page cache; kept on the device), or what a forward computes.
 What = Literal["cold", "warm", "kept", "one", "all"]
 
@@ -112,4 +118,4 @@ def load(path: Path) -> Deployment:
     """
     manifest = read_manifest(path, DeploymentManifest, newest=SCHEMA_VERSION)
     samples, notices = read_lines(path / SAMPLES, Sample, "sample")
-    return Deployment(manifest, tuple(samples), path, tuple(notices))
+    return Deployment(manifest, tuple(samples), path, tuple(each.model_copy(update=_TORN) for each in notices))

@@ -129,6 +129,9 @@ def was_cold(sample: Sample) -> bool:
 def notices(run: Deployment) -> list[Notice]:
     """What to know beside the table."""
     found = [*run.manifest.notices, *run.notices]
+    lost = missing(run)
+    if lost or run.manifest.status in ("running", "interrupted"):
+        found.append(_incomplete(run.manifest, lost))
     cold = [sample for sample in run.samples if sample.what == "cold"]
     warm = [sample for sample in cold if not was_cold(sample)]
     if warm:
@@ -153,11 +156,54 @@ def notices(run: Deployment) -> list[Notice]:
     return found
 
 
-def complete(run: Deployment) -> bool:
-    """Whether everything was measured that was asked for, cold switches among it."""
-    asked = {
-        **dict.fromkeys(("cold", "warm", "kept"), run.manifest.setting.switches),
-        **dict.fromkeys(("one", "all"), run.manifest.setting.minibatches),
+def missing(run: Deployment) -> list[str]:
+    """What was asked for and is not there, a phrase each; all logits that were refused have a notice of their own."""
+    setting = run.manifest.setting
+    asked: dict[What, int] = {
+        **dict.fromkeys(("cold", "warm", "kept"), setting.switches),
+        **dict.fromkeys(("one", "all"), setting.minibatches),
     }
+    if run.manifest.all_refused:
+        del asked["all"]
     there = {what: sum(sample.what == what and sample.phase == "timed" for sample in run.samples) for what in asked}
-    return there == asked and all(was_cold(sample) for sample in run.samples if sample.what == "cold")
+    return [
+        f"{there[what]} of {number} samples of {TIMES[what]!r}"
+        for what, number in asked.items()
+        if there[what] < number
+    ]
+
+
+def complete(run: Deployment) -> bool:
+    """Whether everything was measured that was asked for, all logits and cold switches among it."""
+    cold = [sample for sample in run.samples if sample.what == "cold"]
+    return not missing(run) and not run.manifest.all_refused and all(map(was_cold, cold))
+
+
+def ended_complete(run: Deployment) -> bool:
+    """Whether a run on disk says that it is complete, and has all that it then must have."""
+    return run.manifest.status == "complete" and complete(run)
+
+
+def _incomplete(manifest: DeploymentManifest, lost: Sequence[str]) -> Notice:
+    """What is said of a run that is not whole, or whose process never said that it had ended."""
+    happened = {
+        "running": "the run has not ended: it is being measured now, or its process was killed",
+        "interrupted": "the run was interrupted",
+        "incomplete": "the run stopped early",
+        "complete": "the run says that it is complete, and it is not: samples.jsonl was altered or cut short since",
+    }[manifest.status]
+    remedy = "run the command again: python -m bench single has no --resume"
+    if manifest.status == "running":
+        remedy = (
+            f"wait if it is being measured; else {remedy}, and a killed process leaves its top layer, "
+            f"{manifest.layer_bytes / 1e9:.2f} GB, in the run's folder: remove that"
+        )
+    there = f"; of what was asked for there are {', '.join(lost)}" if lost else ""
+    return Notice(
+        kind="incomplete",
+        happened=f"{happened}{there}",
+        matters="medians and intervals are of fewer samples than were asked for, or missing: no result to cite"
+        if lost
+        else "nothing says that what was measured is all of it",
+        remedy=remedy,
+    )

@@ -1,5 +1,6 @@
 """The ways to run a network at one class count: eager, compiled, as a replayed CUDA graph; from the host and back."""
 
+import os
 import time
 import types
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ from bench.speed.settings import Setting
 
 #: Calls before a forward is in its final form: torch's CUDA graph trees run once, then record, then replay.
 PRIMING_CALLS = 3
+
+#: Variables of the environment that switch torch.compile off where they are 1.
+_SWITCHES = ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE")
 
 
 class Eager:
@@ -148,7 +152,7 @@ class ForwardMaker:
         """Make one; `when_compiled` is called once compiling, if any, is over and before the network is captured.
 
         Whatever goes wrong while compiling, capturing or running is raised as torch raises it; RuntimeError where
-        torch.compile compiled nothing, or left out the CUDA graphs that it was asked for.
+        torch.compile is switched off or compiled nothing, or left out the CUDA graphs that it was asked for.
         """
         began = time.perf_counter()
         graphs: int | None = None
@@ -175,6 +179,7 @@ class ForwardMaker:
 
     def _compiled(self, network: nn.Module, when_compiled: Callable[[], None]) -> tuple[Forward, int]:
         mode = self._setting.compile
+        _refuse_switched_off()
         graphs, skips = _counted("stats", "unique_graphs"), _counted("inductor", "cudagraph_skips")
         call = compiled_alone(network, mode)
         first = GraphTrees(call) if mode == "reduce-overhead" else Eager(call)
@@ -191,9 +196,20 @@ class ForwardMaker:
         if made != 1:
             raise RuntimeError(
                 f"torch.compile made {made} graphs where 1 is right: what would be timed is not the compiled network"
-                + (" but the eager one (is TORCH_COMPILE_DISABLE set?)" if made == 0 else "")
+                + (" but the eager one" if made == 0 else "")
             )
         return forward, made
+
+
+def _refuse_switched_off() -> None:
+    """Raise RuntimeError where torch is told not to compile: it would run the network eagerly, or fail unclearly."""
+    from torch._dynamo import config  # no public way tells this
+
+    # torch reads the first variable when dynamo is imported, and the second one with every call of torch.compile.
+    variables = [name for name in _SWITCHES if os.environ.get(name) == "1"]
+    if getattr(config, "disable", False) or os.environ.get(_SWITCHES[1]) == "1":
+        by = f"{variables[0]}=1" if variables else "torch._dynamo.config.disable"
+        raise RuntimeError(f"{by} switches torch.compile off: unset it, or measure with --compile none")
 
 
 def compiled_alone(network: nn.Module, mode: str) -> Callable[[Tensor], Tensor]:

@@ -7,9 +7,8 @@ this machine, now        rates calibrated, a few passes at one class; no error i
 
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from archs.registry import Network
 from archs.top_layer import TopLayer
+from archs.top_layer_kinds import TopLayerKind
 from bench.errors import UsageError
-from bench.machine.fingerprint import Machine
+from bench.machine.fingerprint import Machine, versions
 from bench.machine.memory import free_bytes
 from bench.run import Point, Run
 from bench.speed import predict
@@ -28,10 +28,12 @@ from bench.speed.clocks import clock_for
 from bench.speed.device_rates import DeviceRates, StatedError
 from bench.speed.forwards import Eager
 from bench.speed.plan import Plan, facts_of
+from bench.speed.pools import OWN_OF_A_NETWORK, Difference, Pool, Source, difference
 from bench.speed.predict import Check, Layer, Measured, Model, Spread
 from bench.speed.prediction import Rates, backbone_operations, calibrate
 from bench.speed.rows import RoundTable, has_times, round_tables
-from bench.speed.settings import Dtype, Setting
+from bench.speed.setting_choice import text_of
+from bench.speed.settings import CompileMode, Dtype, Order, Setting, WorkKind
 from bench.speed.slowdown import slowdown
 from bench.speed.statistics import summary
 from bench.speed.torch_state import DTYPES, torch_state
@@ -39,23 +41,56 @@ from bench.speed.torch_state import DTYPES, torch_state
 #: Passes at one class, or so many seconds of them, when the base time is taken on the spot.
 PASSES, PASSES_SECONDS = 12, 20.0
 
-RatesAre = Literal["calibrated", "fitted", "given"]
-SingleIs = Literal["measured", "given", "operations"]
+#: Field of a setting -> the option that chooses a value of it; of the others it is --setting.
+_OPTIONS = {"dtype": "--dtype", "batch_size": "--batch-size"}
 
 
-class PredictedRow(BaseModel):
-    """One class count of one network; times are seconds an example."""
+class CannotPredict(UsageError):
+    """A setting of a run that nothing can be predicted from."""
+
+    def __init__(self, arch: str, reason: str) -> None:
+        """`reason` says why, without the network's name: settings are told of together by it."""
+        super().__init__(f"{arch} cannot be predicted: {reason}")
+        self.reason = reason
+
+
+class SourceIdentity(BaseModel):
+    """What tells predictions from others: machine, run, and every field of the setting.
+
+    What a file of rates does not say of how its times were measured is none.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     arch: str
     device: str
     machine: str
+    run: str | None = Field(None, description="folder of the run that it is predicted from")
     dtype: Dtype
     batch_size: int
+    input_shape: tuple[int, ...] | None = Field(None, description="shape of one example, without the batch axis")
+    threads: int | None = None
+    compile: CompileMode | None = None
+    cuda_graph: bool | None = None
+    channels_last: bool | None = None
+    tf32: bool | None = None
+    cudnn_benchmark: bool | None = None
+    order: Order | None = None
+    block: int | None = None
+    seed: int | None = None
+    work: WorkKind = "logits"
+    top_layer: TopLayerKind = "full"
+    subset: int = 1
+
+
+class PredictedRow(SourceIdentity):
+    """One class count of one setting; times are seconds an example."""
+
     classes: int
     predicted_s: float
-    low_s: float | None = Field(None, description="with the least ratio measured / predicted of what the layer adds")
+    low_s: float | None = Field(
+        None, description="with the least ratio measured / predicted of what the layer adds; none: error unknown"
+    )
     high_s: float | None = Field(None, description="with the greatest")
     speedup: float = Field(description="predicted time / time at one class")
     measured_s: float | None = Field(None, description="the median, where this count was measured")
@@ -63,27 +98,6 @@ class PredictedRow(BaseModel):
     beyond_measured: float | None = Field(None, description="this count / the largest measured; none if none was")
     weight_bytes: int
     logit_bytes: int = Field(description="of one minibatch")
-
-
-@dataclass(frozen=True)
-class Source:
-    """A model of one network, and the points it can be held against (none where nothing was measured)."""
-
-    arch: str
-    device: str
-    machine: str
-    dtype: Dtype
-    model: Model
-    rates_are: RatesAre
-    single_is: SingleIs
-    memory_bytes: int | None = None
-    measured: tuple[Measured, ...] = ()
-    checked: tuple[Check, ...] = ()
-
-    @property
-    def largest_measured(self) -> int | None:
-        """The largest class count with a measurement."""
-        return max((each.classes for each in self.measured), default=None)
 
 
 #: Why a top layer cannot be predicted from operations and bytes of one linear layer.
@@ -120,16 +134,16 @@ def _layer_of(arch: str, top: TopLayer, *, batch_size: int, dtype: Dtype) -> Lay
 def from_run(run: Run, index: int, machine: str, *, fitted: bool = False) -> Source:
     """The model of one setting of a run.
 
-    Raises UsageError if it is not `predictable`, if the single logit was not measured, if the run has no calibrated
+    Raises CannotPredict if it is not `predictable`, if the single logit was not measured, if the run has no calibrated
     rates, or, for a fit, if too few points tell the top layer's time: a fit is judged at points it has not seen, so two
     are needed.
     """
     setting, table = run.manifest.settings[index], round_tables(run)[index]
     point, single = single_point(run, index), table.single()
     if reason := predictable(setting, point):
-        raise UsageError(f"{setting.arch} cannot be predicted: {reason}")
+        raise CannotPredict(setting.arch, reason)
     if point is None or not has_times(single):
-        raise UsageError(f"{setting.arch}: the single logit has no times in this run, and predictions start from them")
+        raise CannotPredict(setting.arch, "the single logit has no times in this run, and predictions start from them")
     model = Model(
         _layer_of_single(setting, point),
         single_s=summary(single).median,
@@ -151,6 +165,10 @@ def from_run(run: Run, index: int, machine: str, *, fitted: bool = False) -> Sou
         memory_bytes=_memory_bytes(run.manifest.machine, setting.device),
         measured=tuple(measured),
         checked=tuple(checked),
+        setting=setting,
+        hardware=run.manifest.machine,
+        versions=run.manifest.versions,
+        run=str(run.path or f"{run.manifest.created}-{run.manifest.name}"),
     )
 
 
@@ -159,9 +177,9 @@ def _calibrated(run: Run, index: int) -> Rates:
     processes = [each for each in run.manifest.processes if each.setting == index]
     both = [(one.operations_per_s, one.bytes_per_s) for one in processes if one.operations_per_s and one.bytes_per_s]
     if not both:
-        arch = run.manifest.settings[index].arch
-        raise UsageError(
-            f"{arch}: this run has no calibrated rates, so nothing can be predicted from it; measure again"
+        raise CannotPredict(
+            run.manifest.settings[index].arch,
+            "this run has no calibrated rates, so nothing can be predicted from it; measure again",
         )
     fresh = [rate for one in processes if (rate := one.fresh_bytes_per_s)]
     operations, moved = (statistics.median(rates) for rates in zip(*both, strict=True))
@@ -180,9 +198,10 @@ def _measured(run: Run, index: int, table: RoundTable) -> list[Measured]:
 def _fitted(model: Model, measured: Sequence[Measured], arch: str) -> tuple[Model, list[Check]]:
     found, left = predict.fit(model, measured), predict.left_out(model, measured)
     if found is None or not left:
-        raise UsageError(
-            f"{arch}: too few points to fit: two or more class counts are needed at which the top layer takes a "
-            f"tenth of the time; leave out --fit, or measure larger counts"
+        raise CannotPredict(
+            arch,
+            "too few points to fit: two or more class counts are needed at which the top layer takes a tenth of the "
+            "time; leave out --fit, or measure larger counts",
         )
     return found, left
 
@@ -191,9 +210,11 @@ def from_file(network: Network, given: DeviceRates) -> Source:
     """The model of a network on the machine of a file of rates.
 
     Where the file has no time of the network, the time at one class is its operations at the file's rate: a lower
-    bound. Raises UsageError if the network's top layer cannot be swapped.
+    bound. Raises UsageError if the network's top layer cannot be swapped, or takes examples of another shape than those
+    that its time in the file is of.
     """
     layer = _layer_of(network.name, facts_of(network).top, batch_size=given.batch_size, dtype=given.dtype)
+    _refuse_another_shape(network, given)
     a_time = given.seconds_at_one_class.get(network.name)
     single_s = given.batch_size * a_time if a_time is not None else _from_operations(network, layer, given.rates)
     return Source(
@@ -205,7 +226,33 @@ def from_file(network: Network, given: DeviceRates) -> Source:
         rates_are="given",
         single_is="operations" if a_time is None else "given",
         memory_bytes=given.memory_bytes,
+        setting=_setting_in(network, given, is_timed=a_time is not None),
+        versions=given.versions,
+        stated=given.spread,
     )
+
+
+def _refuse_another_shape(network: Network, given: DeviceRates) -> None:
+    timed = given.settings_at_one_class.get(network.name)
+    if timed is None or timed.input_shape == network.input_shape:
+        return
+    has = ", ".join(f"{name} at {text_of(each.input_shape)}" for name, each in given.settings_at_one_class.items())
+    is_square = len(timed.input_shape) == 3 and timed.input_shape[1] == timed.input_shape[2]
+    ask = f"ask for that with --input-size {timed.input_shape[-1]}, or " if is_square else ""
+    raise UsageError(
+        f"{network.name} takes examples of {text_of(network.input_shape)}, and the file's time is of "
+        f"{text_of(timed.input_shape)}: {ask}measure it at the other and save that (the file has {has})"
+    )
+
+
+def _setting_in(network: Network, given: DeviceRates, *, is_timed: bool) -> Setting | None:
+    """How the network's time was measured; of one that has none, how the others' were, which the rates are of."""
+    if is_timed:
+        return given.settings_at_one_class.get(network.name)
+    another = next(iter(given.settings_at_one_class.values()), None)
+    if another is None:
+        return None
+    return another.model_copy(update={"arch": network.name, "input_shape": network.input_shape})
 
 
 def _from_operations(network: Network, layer: Layer, rates: Rates) -> float:
@@ -244,6 +291,9 @@ def from_here(planned: Plan, setting: Setting, largest: int, machine: Machine, n
         rates_are="calibrated",
         single_is="measured",
         memory_bytes=_memory_bytes(machine, setting.device),
+        setting=setting,
+        hardware=machine,
+        versions=versions(),
     )
 
 
@@ -269,39 +319,71 @@ def _passes(network: Network, setting: Setting) -> list[float]:
 def to_file(sources: Sequence[Source]) -> DeviceRates:
     """The rates of typical passes, slowdown included, and the times at one class, for another time or machine.
 
-    Raises UsageError if the sources differ in what a file has one of: dtype and batch size, or networks of one name.
+    Raises UsageError if the sources differ in what a file has one of: the setting but for the network, the machine,
+    the versions of what computes; or if they have two times of one network.
     """
-    first = sources[0]
-    kinds = {(source.dtype, source.model.layer.batch_size, source.device) for source in sources}
-    if len(kinds) > 1:
-        raise UsageError("--save-rates: a file has one device, dtype and batch size; choose with --dtype, --batch-size")
-    if len({source.arch for source in sources}) < len(sources):
-        raise UsageError("--save-rates: a file has one time a network, and a network is here twice; choose one --run")
+    _refuse_mixture(sources)
+    first, batch_size = sources[0], sources[0].model.layer.batch_size
     slowed = [source.model.rates.slowed(source.model.slowdown) for source in sources]
     fresh = [rates.fresh_bytes_per_s for rates in slowed if rates.fresh_bytes_per_s is not None]
     return DeviceRates(
         machine=first.machine,
-        device=first.device.partition(":")[0],
+        device="cpu" if first.device == "cpu" else "cuda",
         dtype=first.dtype,
-        batch_size=first.model.layer.batch_size,
+        batch_size=batch_size,
         operations_per_s=statistics.median(rates.operations_per_s for rates in slowed),
         bytes_per_s=statistics.median(rates.bytes_per_s for rates in slowed),
         fresh_bytes_per_s=statistics.median(fresh) if fresh else None,
-        seconds_at_one_class={source.arch: source.model.single_s / first.model.layer.batch_size for source in sources},
+        seconds_at_one_class={source.arch: source.model.single_s / batch_size for source in sources},
+        settings_at_one_class={source.arch: source.setting for source in sources if source.setting is not None},
+        versions=_shared([source.versions for source in sources]),
         memory_bytes=first.memory_bytes,
-        error=_stated(pooled(sources)),
+        error=_stated(Pool(tuple(sources)).spread),
     )
+
+
+def _refuse_mixture(sources: Sequence[Source]) -> None:
+    first, by_arch = sources[0], dict[str, Source]()
+    for source in sources:
+        if found := difference(first, source, but=OWN_OF_A_NETWORK):
+            raise UsageError(f"--save-rates: a file is of one setting on one machine; {_choose(found)}")
+        twin = by_arch.setdefault(source.arch, source)
+        if twin is source:
+            continue
+        if found := difference(twin, source, but=()):
+            raise UsageError(f"--save-rates: a file has one time of {source.arch}; {_choose(found)}")
+        raise UsageError(
+            f"--save-rates: a file has one time of {source.arch}, and {twin.run} and {source.run} both measured this "
+            f"setting; give one of them to --run, or one network of each to --arch"
+        )
+
+
+def _choose(found: Difference) -> str:
+    """What is different, and the option that chooses."""
+    if option := _OPTIONS.get(found.name):
+        how = f"{option} {found.one}"
+    elif found.name in Setting.model_fields:
+        how = f"--setting {found.name}={found.one}"
+    else:
+        how = "fewer --run"
+    return f"these have two: {found}; choose with {how}"
+
+
+def _shared(known: Sequence[Mapping[str, str]]) -> dict[str, str]:
+    """What all of them say alike."""
+    return {name: value for name, value in known[0].items() if all(each.get(name) == value for each in known)}
 
 
 def _stated(error: Spread | None) -> StatedError | None:
     if error is None:
         return None
-    return StatedError(added_ratio_low=error.low, added_ratio_high=error.high, points=error.points)
-
-
-def pooled(sources: Sequence[Source]) -> Spread | None:
-    """How far what the top layer adds was off, over the points of all sources: one network has too few of its own."""
-    return predict.spread([check for source in sources for check in source.checked])
+    return StatedError(
+        added_ratio_low=error.low,
+        added_ratio_high=error.high,
+        points=error.points,
+        runs=error.runs,
+        networks=error.networks,
+    )
 
 
 def rows_of(source: Source, classes: Sequence[int], error: Spread | None) -> list[PredictedRow]:
@@ -314,11 +396,7 @@ def rows_of(source: Source, classes: Sequence[int], error: Spread | None) -> lis
     largest = source.largest_measured
     return [
         PredictedRow(
-            arch=source.arch,
-            device=source.device,
-            machine=source.machine,
-            dtype=source.dtype,
-            batch_size=batch,
+            **identity(source),
             classes=one.classes,
             predicted_s=one.seconds / batch,
             low_s=None if one.low_s is None else one.low_s / batch,
@@ -332,3 +410,8 @@ def rows_of(source: Source, classes: Sequence[int], error: Spread | None) -> lis
         )
         for one in predict.predict(source.model, classes, error)
     ]
+
+
+def identity(source: Source) -> dict[str, Any]:
+    """What tells a source from others, as the fields of a SourceIdentity."""
+    return {**source.known, "machine": source.machine, "run": source.run}

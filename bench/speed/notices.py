@@ -319,6 +319,18 @@ def no_nvml(reason: str) -> Notice:
     )
 
 
+def no_rival_measured(top_layers: Sequence[str], subset: int) -> Notice:
+    """Rivals were asked for, and every class count is the reference's, which is one logit of a full layer."""
+    return Notice(
+        kind="no-rival",
+        happened=f"--top-layer {','.join(top_layers)}: not measured, as no class count is above {subset}",
+        matters=f"a rival has its place above the reference's count; at {subset} the time is that of "
+        + ("one logit" if subset == 1 else f"{subset} logits")
+        + " of a full layer",
+        remedy=f"name a count for it too: --classes {max(1024, 4 * subset)}, or leave out --classes",
+    )
+
+
 def process_died(reason: str) -> Notice:
     """A measuring process ended before its work was done."""
     return Notice(

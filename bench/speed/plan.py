@@ -16,7 +16,7 @@ from bench.folder import Notice
 from bench.machine.device import resolve_device
 from bench.machine.energy import refuse_device
 from bench.refusals import refuse_sizes
-from bench.speed import modes
+from bench.speed import modes, notices
 from bench.speed.modes import Mode
 from bench.speed.prediction import Work
 from bench.speed.settings import CompileMode, Dtype, Order, Protocol, Setting, WorkKind
@@ -90,7 +90,24 @@ def plan(request: Request) -> Plan:
     networks = {network.name: network for network in _networks(request)}
     facts = {name: facts_of(network) for name, network in networks.items()}
     wanted, left_out = modes.split(_modes(request), device)
-    settings = tuple(
+    settings = _settings(request, device, networks.values(), wanted)
+    protocol = Protocol(
+        classes=class_counts(request.max_classes, request.classes, request.subset),
+        minibatches=request.minibatches,
+        until=request.until,
+        processes=request.processes,
+        energy=request.energy,
+    )
+    assumed = modes.assumed_frequencies({mode.top_layer for mode in wanted})
+    unmeasured = rivals_not_measured(settings, protocol)
+    return Plan(settings, protocol, networks, facts, (*left_out, *assumed, *unmeasured))
+
+
+def _settings(
+    request: Request, device: str, networks: Iterable[Network], wanted: Iterable[Mode]
+) -> tuple[Setting, ...]:
+    """Every network in every batch size, dtype and mode."""
+    return tuple(
         Setting(
             arch=network.name,
             input_shape=network.input_shape,
@@ -107,18 +124,24 @@ def plan(request: Request) -> Plan:
             block=request.block,
         )
         for network, batch_size, dtype, mode in itertools.product(
-            networks.values(), _distinct(request.batch_size), _distinct(request.dtype), wanted
+            networks, _distinct(request.batch_size), _distinct(request.dtype), wanted
         )
     )
-    protocol = Protocol(
-        classes=class_counts(request.max_classes, request.classes, request.subset),
-        minibatches=request.minibatches,
-        until=request.until,
-        processes=request.processes,
-        energy=request.energy,
+
+
+def rivals_not_measured(settings: Sequence[Setting], protocol: Protocol) -> list[Notice]:
+    """A notice if rivals are asked for and no class count is large enough to have one; none otherwise."""
+    rivals = dict.fromkeys(
+        setting.top_layer
+        for setting in settings
+        if setting.top_layer != "full" and setting.subset >= protocol.classes[-1]
     )
-    assumed = modes.assumed_frequencies({mode.top_layer for mode in wanted})
-    return Plan(settings, protocol, networks, facts, (*left_out, *assumed))
+    return [notices.no_rival_measured(list(rivals), settings[0].subset)] if rivals else []
+
+
+def measures_what_is_asked(settings: Sequence[Setting], protocol: Protocol) -> bool:
+    """Whether any setting has a count at which it is what was asked for: of a rival, one above the reference's."""
+    return any(setting.top_layer == "full" or setting.subset < protocol.classes[-1] for setting in settings)
 
 
 def class_counts(
@@ -133,11 +156,19 @@ def class_counts(
     if subset > 1 and not _names_one(classes):
         found.discard(1)  # nobody asked for it: it is the reference's count where one class is asked for at a time
     if below := sorted(count for count in found if count < subset):
-        named = ", ".join(f"{count:,}" for count in below)
-        raise UsageError(
-            f"--subset {subset}: class counts must be above it, and {named} is not; name --classes above it"
-        )
+        raise UsageError(_too_few_for_a_subset(subset, below, sorted(found - set(below)), of_grid=classes is None))
     return tuple(sorted(found | {subset}))
+
+
+def _too_few_for_a_subset(subset: int, below: Sequence[int], others: Sequence[int], *, of_grid: bool) -> str:
+    named = ", ".join(map(str, below))
+    remedy = f"--max-classes above {subset}" if of_grid else f"--classes {4 * subset}"
+    if others:
+        remedy = f"--classes {','.join(map(str, others))}"
+    return (
+        f"--subset {subset}: {subset} classes are asked for at a time, and a class count below that cannot be "
+        f"measured: {named}; give {remedy}"
+    )
 
 
 def _counts_asked_for(max_classes: str | int | None, classes: str | Sequence[int | str] | None) -> tuple[int, ...]:
@@ -195,6 +226,9 @@ def facts_of(network: Network) -> Facts:
 
 
 def _refuse_unknown_choices(request: Request) -> None:
+    for option, given, example in (("--arch", request.arch, "resnet50"), ("--batch-size", request.batch_size, "1,32")):
+        if not given:
+            raise UsageError(f"{option}: none is given; name one or more, as in {option} {example}")
     for option, values, choices in (
         ("--dtype", request.dtype, get_args(Dtype)),
         ("--compile", request.compile, get_args(CompileMode)),
@@ -222,7 +256,7 @@ def _refuse_contradictions(request: Request) -> None:
         "--processes": request.processes,
         "--subset": request.subset,
         "--input-size": request.input_size,
-        "--batch-size": min(request.batch_size, default=0),
+        "--batch-size": min(request.batch_size),
     }
     refuse_sizes(positive, threads=request.threads, seed=request.seed)
     if request.until is not None and not 0 < request.until < 100:

@@ -146,12 +146,15 @@ class Spread:
     """How much more or less a top layer took than predicted, at the points where that can be seen.
 
     `low` and `high` are the least and the greatest ratio measured / predicted: order statistics, so that of n + 1
-    exchangeable points the last lies between those of the others with probability (n - 1) / (n + 1).
+    exchangeable points the last lies between those of the others with probability (n - 1) / (n + 1). `runs` and
+    `networks` are those the points are from; None where that is not known.
     """
 
     low: float
     high: float
     points: int
+    runs: int | None = None
+    networks: int | None = None
 
     @property
     def coverage(self) -> float:
@@ -202,8 +205,11 @@ def left_out(model: Model, measured: Sequence[Measured]) -> list[Check]:
 
 
 def spread(found: Sequence[Check]) -> Spread | None:
-    """How far the top layer's part was off; None if fewer than two points tell: one has no spread."""
-    ratios = [check.added_ratio for check in found if check.tells and check.added_ratio > 0]
+    """How far the top layer's part was off; None if fewer than two points tell: one has no spread.
+
+    A point measured below the single logit, by its scatter, counts as one whose top layer took no time.
+    """
+    ratios = [max(0.0, check.added_ratio) for check in found if check.tells]
     return Spread(min(ratios), max(ratios), len(ratios)) if len(ratios) > 1 else None
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from torch import nn
 
@@ -16,7 +16,7 @@ from bench.run import Manifest, Point, Run, RunWriter
 from bench.speed import notices
 from bench.speed.events import Doing, Event
 from bench.speed.measure import measure
-from bench.speed.plan import Plan, Request, facts_of, network_of, plan
+from bench.speed.plan import Plan, Request, facts_of, measures_what_is_asked, network_of, plan
 from bench.speed.recorder import Recorder
 from bench.speed.replicates import ProcessDied, measure_in_fresh_process
 from bench.speed.rows import BreakEven, Row, break_evens, rows, to_frame
@@ -27,6 +27,8 @@ from bench.speed.work import widest
 
 if TYPE_CHECKING:
     import pandas
+
+T = TypeVar("T")
 
 #: Called between passes with the run so far and what is done next.
 Watch = Callable[[Run, str], None]
@@ -115,22 +117,13 @@ def sweep(
     Raises UsageError for what is unknown or contradicts itself. A class count that cannot be measured is a row
     with a status and a reason, not an exception; an interrupt (Ctrl-C) gives back what there is, `complete` False.
     """
-    networks: Sequence[str | Network]
-    if isinstance(arch, nn.Module):
-        if input_shape is None:
-            raise UsageError("a module in hand needs input_shape=, the shape of one example: (3, 224, 224), say")
-        networks = [from_module(arch, input_shape)]
-    else:
-        if input_shape is not None:
-            raise UsageError("input_shape= is for a module in hand; a named network takes input_size=")
-        networks = [arch] if isinstance(arch, str) else list(arch)
     request = Request(
-        arch=networks,
+        arch=_networks(arch, input_shape),
         classes=classes,
         max_classes=max_classes,
-        batch_size=(batch_size,) if isinstance(batch_size, int) else tuple(batch_size),
-        dtype=(dtype,) if isinstance(dtype, str) else tuple(dtype),
-        compile=(compile,) if isinstance(compile, str) else tuple(compile),
+        batch_size=_several(batch_size),
+        dtype=_several(dtype),
+        compile=_several(compile),
         minibatches=minibatches,
         until=until,
         processes=processes,
@@ -141,8 +134,8 @@ def sweep(
         cudnn_benchmark=cudnn_benchmark,
         channels_last=channels_last,
         cuda_graph=cuda_graph,
-        work=(work,) if isinstance(work, str) else tuple(work),
-        top_layer=(top_layer,) if isinstance(top_layer, str) else tuple(top_layer),
+        work=_several(work),
+        top_layer=_several(top_layer),
         subset=subset,
         order=order,
         block=block,
@@ -152,6 +145,24 @@ def sweep(
     planned = plan(request)
     recorder = start(planned, Path(output) if output is not None else None, command=_call(request))
     return Sweep(execute(planned, recorder, watch or (lambda run, doing: None)))
+
+
+def _networks(arch: str | nn.Module | Sequence[str], input_shape: tuple[int, ...] | None) -> Sequence[str | Network]:
+    """Names, or the module in hand as a network. Raises UsageError where `input_shape` is missing or has no place."""
+    if isinstance(arch, nn.Module):
+        if input_shape is None:
+            raise UsageError("a module in hand needs input_shape=, the shape of one example: (3, 224, 224), say")
+        return [from_module(arch, input_shape)]
+    if input_shape is not None:
+        raise UsageError("input_shape= is for a module in hand; a named network takes input_size=")
+    return [arch] if isinstance(arch, str) else list(arch)
+
+
+def _several(given: T | Sequence[T]) -> tuple[T, ...]:
+    """One value or several as several; a text is one."""
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return tuple(given)
+    return (given,)
 
 
 def start(planned: Plan, output: Path | None, command: Sequence[str]) -> Recorder:
@@ -244,8 +255,9 @@ def _measure_what_is_left(planned: Plan, recorder: Recorder, take: Callable[[Eve
     except ProcessDied as error:
         recorder.notice(notices.process_died(str(error)))
         return "incomplete"
-    whole = _all_ok(recorder.manifest) and not without_energy(recorder.manifest, recorder.windows)
-    return "complete" if whole else "incomplete"
+    manifest = recorder.manifest
+    is_whole = _all_ok(manifest) and not without_energy(manifest, recorder.windows)
+    return "complete" if is_whole and measures_what_is_asked(manifest.settings, manifest.protocol) else "incomplete"
 
 
 def _energy_left(recorder: Recorder, tried: Set[int]) -> set[int]:

@@ -1,4 +1,6 @@
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -265,6 +267,29 @@ def test_classes_that_are_not_there_are_refused(kind: TopLayerKind) -> None:
             layer.work(1, asked)
     with pytest.raises(ValueError, match="give 1 to 5"):
         layer.typical(6)
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+@pytest.mark.parametrize("asked", [True, 1.5, 1.0, "1", None, torch.tensor(1.0)])
+def test_only_a_whole_number_names_a_class(kind: TopLayerKind, asked: Any) -> None:
+    layer = make(kind, 4, 5)
+    refusing: list[Callable[[], object]] = [
+        lambda: layer.score(inputs(1, 4, torch.float32), (0, asked)),
+        lambda: layer.work(1, (asked,)),
+        lambda: OneClass(layer, (asked,)),
+    ]
+    if isinstance(layer, Differentiated | LowRank):
+        refusing.append(lambda: layer.logit(inputs(1, 4, torch.float32), (asked,)))
+    for refuses in refusing:
+        with pytest.raises(TypeError, match="a class is asked for by a whole number, not a"):
+            refuses()
+
+
+@pytest.mark.parametrize("kind", RIVALS)
+def test_whole_numbers_of_other_libraries_name_a_class_too(kind: TopLayerKind) -> None:
+    layer, x = make(kind, 4, 5), inputs(2, 4, torch.float32)
+    others: Any = (np.int64(3), torch.tensor(1))
+    torch.testing.assert_close(layer.score(x, others), layer.score(x, (3, 1)), rtol=0, atol=0)
 
 
 def test_layers_that_cannot_be_are_refused() -> None:

@@ -176,8 +176,8 @@ def test_a_closed_file_says_so(tmp_path: Path, weight: Tensor) -> None:
 @pytest.mark.parametrize(
     ("chunks", "bias", "reason"),
     [
-        ([torch.ones(3, 6)], torch.ones(10), "3 rows and 10 biases, where 10 classes"),
-        ([torch.ones(10, 6)], torch.ones(9), "10 rows and 9 biases"),
+        ([torch.ones(3, 6)], torch.ones(10), "3 rows, where 10 classes"),
+        ([torch.ones(10, 6)], torch.ones(9), r"biases of shape \(9,\), where 10 classes"),
         ([torch.ones(10, 5)], None, r"a chunk of shape \(10, 5\), where rows have 6 features"),
     ],
 )
@@ -196,6 +196,37 @@ def test_a_disk_without_room_is_told_before_anything_is_written(
     with pytest.raises(UnusableFile, match=r"its disk has 0\.00 GB free: make room"):
         written(tmp_path / "a.safetensors", weight, None)
     assert os.listdir(tmp_path) == []
+
+
+def test_room_is_looked_for_on_the_disk_of_a_folder_still_to_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def usage(folder: Path) -> object:
+        asked.append(folder)
+        return type("Usage", (), {"free": 10**9})
+
+    monkeypatch.setattr(rows_on_disk.shutil, "disk_usage", usage)
+    path = tmp_path / "not" / "yet" / "a.safetensors"
+    rows_on_disk.check_room(path, 10**9 - rows_on_disk.DISK_RESERVE_BYTES)
+    with pytest.raises(UnusableFile, match=r"a\.safetensors needs 18,014,398\.51 GB and its disk has 1\.00 GB free"):
+        rows_on_disk.check_room(path, 2**54)
+    assert asked == [tmp_path, tmp_path]
+
+
+def test_a_bias_of_one_number_is_written_in_parts(
+    tmp_path: Path, weight: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_on_disk, "BIAS_CHUNK", 4)
+    largest: list[int] = []
+    to_bytes = rows_on_disk._bytes_of
+    monkeypatch.setattr(
+        rows_on_disk, "_bytes_of", lambda part, dtype: largest.append(len(part)) or to_bytes(part, dtype)
+    )
+    path = written(tmp_path / "a.safetensors", weight, torch.tensor([2.5]).expand(CLASSES))
+    assert torch.equal(load_file(path)["bias"], torch.full((CLASSES,), 2.5))
+    assert largest == [7, 3, 4, 4, 2]
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path, weight: Tensor) -> None:

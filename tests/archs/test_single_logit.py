@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import archs
+from archs import thresholds
 from archs.registry import Network, from_module
-from archs.rows_on_disk import UnusableFile, write_rows
+from archs.rows_on_disk import UnusableFile, open_tensors, write_rows
 from archs.single_logit import SingleLogit
 from archs.thresholds import TooFewPositives, UnusableThresholds
 from archs.top_layer import UnsupportedNetwork
@@ -251,8 +252,6 @@ def test_a_temporary_file_goes_with_its_object(tmp_path: Path, monkeypatch: pyte
         assert query.rows.file.path.exists()
     query.close()
     assert os.listdir(tmp_path) == []
-    with pytest.raises(UnusableFile, match="was closed"):
-        query(images_of(), 3)
     dropped = SingleLogit.from_model(small(), SHAPE)
     assert len(os.listdir(tmp_path)) == 1
     del dropped
@@ -260,6 +259,25 @@ def test_a_temporary_file_goes_with_its_object(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(UnsupportedNetwork):
         SingleLogit.from_model(nn.Sequential(small(), nn.Softmax(1)), SHAPE)
     assert os.listdir(tmp_path) == []
+
+
+def test_a_closed_query_answers_nothing_more(tmp_path: Path) -> None:
+    """Class 3 is still on the device, and its threshold in memory: neither hides that the query was closed."""
+    with SingleLogit.from_model(small(), SHAPE, folder=tmp_path) as query:
+        query(images_of(), 3)
+        query.fit_threshold(images_of(40), torch.ones(40, dtype=torch.bool), 3, recall=0.9)
+    asked: list[Callable[[], object]] = [
+        lambda: query(images_of(), 3),
+        lambda: query(images_of(), 4),
+        lambda: query.select(3),
+        lambda: query.decide(images_of(), 3),
+        lambda: query.threshold(3),
+        lambda: query.export(3, tmp_path / "a.safetensors"),
+        lambda: query.fit_threshold(images_of(40), torch.ones(40, dtype=torch.bool), 3, recall=0.9),
+    ]
+    for ask in asked:
+        with pytest.raises(UnusableFile, match="was closed"):
+            ask()
 
 
 def test_a_named_folder_keeps_the_file(tmp_path: Path) -> None:
@@ -273,6 +291,47 @@ def test_a_model_in_training_mode_is_used_as_in_evaluation() -> None:
     network, images = small().train(), images_of()
     query = SingleLogit.from_model(network, SHAPE)
     assert_equal_columns(query(images, 4), logits_of(small(), images)[:, 4], torch.float32)
+
+
+def modes_of(network: nn.Module) -> dict[str, bool]:
+    return {name: part.training for name, part in network.named_modules()}
+
+
+@pytest.mark.parametrize("frozen", ["", "norm", "dropout"])
+def test_the_mode_of_a_model_and_of_its_parts_stays_as_it_was(tmp_path: Path, frozen: str) -> None:
+    network, images = small().train(), images_of(40)
+    network.get_submodule(frozen).train(False)
+    before, statistics = modes_of(network), network.norm.running_mean.clone()  # type: ignore[operator]
+    query = SingleLogit.from_model(network, SHAPE, folder=tmp_path)
+    assert modes_of(network) == before
+    columns = logits_of(small(), images)
+    assert_equal_columns(query(images, 4), columns[:, 4], torch.float32)
+    query.fit_threshold(images, torch.ones(40, dtype=torch.bool), 4, recall=0.9)
+    for other in (
+        SingleLogit.from_export(network, query.export(4, tmp_path / "a.safetensors")),
+        SingleLogit.from_rows(network, tmp_path / "top-layer.safetensors", SHAPE),
+    ):
+        assert_equal_columns(other(images, 4), columns[:, 4], torch.float32)
+    assert modes_of(network) == before
+    assert torch.equal(network.norm.running_mean, statistics)  # type: ignore[arg-type]
+
+
+def test_training_that_goes_on_beside_it_changes_no_mode_of_a_score() -> None:
+    """Dropout and batch statistics would show in the scores."""
+    network, images = small(), images_of()
+    query = SingleLogit.from_model(network, SHAPE)
+    network.train()
+    assert_equal_columns(query(images, 4), logits_of(small(), images)[:, 4], torch.float32)
+    assert all(modes_of(network).values())
+
+
+def test_the_mode_stays_where_a_forward_fails() -> None:
+    network = small().train()
+    query = SingleLogit.from_model(network, SHAPE)
+    network.convolution.register_forward_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+    with pytest.raises(RuntimeError, match="no memory"):
+        query(images_of(), 4)
+    assert all(modes_of(network).values())
 
 
 # -- what does not fit ------------------------------------------------------------------------------------------------
@@ -315,6 +374,30 @@ def test_no_class_at_all(query: SingleLogit) -> None:
 def test_images_that_do_not_fit(query: SingleLogit, images: Tensor, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         query(images, 3)
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (np.zeros((2, 3, 8, 8), np.float32), r"images are a numpy array, .*: use torch\.from_numpy"),
+        ([[1.0]], r"images are a list, where a torch\.Tensor is needed"),
+    ],
+)
+def test_images_that_are_no_tensor(query: SingleLogit, images: Tensor, reason: str) -> None:
+    with pytest.raises(TypeError, match=reason):
+        query(images, 3)
+    with pytest.raises(TypeError, match=reason):
+        query.fit_threshold(images, torch.ones(2, dtype=torch.bool), 3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", 32, torch.int32, float])
+def test_what_is_no_dtype_of_a_top_layer(tmp_path: Path, dtype: object) -> None:
+    with pytest.raises(ValueError, match=r"dtype .*: must be one of torch\.float64, torch\.float32, torch\.bfloat16, "):
+        SingleLogit.from_checkpoint(
+            saved(small(), tmp_path / "a.pt"),
+            arch=architecture(),
+            dtype=dtype,  # type: ignore[arg-type]
+        )
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path: Path) -> None:
@@ -428,6 +511,36 @@ def test_a_threshold_of_another_row_is_not_used(kept: Path) -> None:
         open_kept(kept).decide(images_of(2), 3)
 
 
+def with_other_values(network: Small) -> Small:
+    """The same rows under a backbone of which one number differs in its last bit."""
+    other = small(seed=3)
+    other.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        other.norm.running_var[0] = other.norm.running_var[0].nextafter(torch.tensor(9.0))  # type: ignore[index,operator]
+    return other
+
+
+def test_a_threshold_of_another_backbone_under_the_same_row_is_not_used(kept: Path) -> None:
+    query = open_kept(kept)
+    fitted = query.fit_threshold(images_of(40), torch.ones(40, dtype=torch.bool), 3, recall=0.9)[3]
+    assert fitted.backbone_sha256 == query.backbone_sha256 == open_kept(kept).backbone_sha256
+    saved(with_other_values(small(seed=3)), kept)
+    with pytest.raises(UnusableThresholds, match="class 3 was fitted to a backbone of other values: fit it again"):
+        open_kept(kept).decide(images_of(2), 3)
+    open_kept(kept).fit_threshold(images_of(40), torch.ones(40, dtype=torch.bool), 3, recall=0.9)
+    assert open_kept(kept).decide(images_of(2), 3).shape == (2,)
+
+
+def test_thresholds_from_before_backbones_had_a_digest_are_read_with_a_warning(kept: Path) -> None:
+    fitted = open_kept(kept).fit_threshold(images_of(40), torch.ones(40, dtype=torch.bool), 3, recall=0.9)
+    old = fitted[3].model_copy(update={"backbone_sha256": ""})
+    thresholds.write(kept.with_name("small.thresholds.json"), {3: old})
+    with pytest.warns(UserWarning, match=r"1 thresholds .* class 3, do not say which values of the backbone") as told:
+        query = open_kept(kept)
+    assert [each.filename for each in told] == [__file__]
+    assert query.threshold(3) == old
+
+
 def test_a_class_without_a_threshold(kept: Path) -> None:
     with pytest.raises(UnusableThresholds, match="class 5 has no threshold: fit one"):
         open_kept(kept).decide(images_of(2), 5)
@@ -448,7 +561,7 @@ def test_too_few_images_of_the_class_say_how_many_it_takes(kept: Path) -> None:
     [
         (torch.ones(39, dtype=torch.bool), 3, r"shape \(39,\) do not fit 40 images and 1 classes"),
         (torch.ones(40, dtype=torch.bool), [3, 4], "do not fit 40 images and 2 classes"),
-        (torch.ones(40), 3, "float32 of shape"),
+        (torch.ones(40), 3, r"truth values of float32, where bool is needed: use is_class\.bool\(\)"),
     ],
 )
 def test_truth_values_that_do_not_fit(kept: Path, is_class: Tensor, classes: int, reason: str) -> None:
@@ -456,10 +569,53 @@ def test_truth_values_that_do_not_fit(kept: Path, is_class: Tensor, classes: int
         open_kept(kept).fit_threshold(images_of(40), is_class, classes, recall=0.9)
 
 
+@pytest.mark.parametrize(
+    ("asked", "error", "reason"),
+    [
+        ({"is_class": torch.ones(39, dtype=torch.bool)}, ValueError, r"\(39,\) do not fit 40 images"),
+        ({"is_class": torch.ones(40)}, ValueError, "truth values of float32"),
+        ({"is_class": np.ones(40, bool)}, TypeError, "truth values are a numpy array"),
+        ({"batch_size": 0}, ValueError, "batch_size 0: must be 1 or more"),
+        ({"batch_size": -1}, ValueError, "batch_size -1: must be 1 or more"),
+        ({"batch_size": 2.5}, TypeError, "batch_size is a whole number, not a float"),
+        ({"recall": 1.5}, ValueError, "recall 1.5 is not between 0 and 1"),
+        ({"recall": 0.99}, TooFewPositives, "it takes 299"),
+        ({"is_class": torch.zeros(40, dtype=torch.bool)}, TooFewPositives, "no example of the class"),
+    ],
+)
+def test_a_calibration_that_cannot_be_is_told_before_any_forward(
+    kept: Path, asked: dict[str, object], error: type[Exception], reason: str
+) -> None:
+    query = open_kept(kept)
+    forwards: list[object] = []
+    query._network.get_submodule("convolution").register_forward_hook(lambda *_: forwards.append(0))
+    arguments = {"is_class": torch.ones(40, dtype=torch.bool), "recall": 0.9, **asked}
+    with pytest.raises(error, match=reason):
+        query.fit_threshold(images_of(40), classes=3, **arguments)  # type: ignore[arg-type]
+    assert forwards == []
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_images_whose_score_is_no_number_are_not_decided_on(kept: Path, value: float) -> None:
+    query, truths, images = open_kept(kept), torch.ones(40, dtype=torch.bool), images_of(40)
+    query.fit_threshold(images, truths, 3, recall=0.9)
+    images[7, 0] = value
+    with pytest.raises(ValueError, match=r"1 of 40 images, the first of them number 7, have a score"):
+        query.decide(images, 3)
+    with pytest.raises(ValueError, match="calibration scores are not all finite"):
+        query.fit_threshold(images, truths, 3, recall=0.9)
+    with pytest.raises(ValueError, match="calibration scores are not all finite"):
+        query.fit_threshold_to_scores(query(images, 3), truths, 3, recall=0.9)
+
+
 def test_scores_that_do_not_fit(kept: Path) -> None:
     query, truths = open_kept(kept), torch.ones(40, dtype=torch.bool)
     with pytest.raises(ValueError, match="scores of float64, where small gives float32"):
         query.fit_threshold_to_scores(torch.ones(40, dtype=torch.float64), truths, 3, recall=0.9)
+    with pytest.raises(TypeError, match="scores are a numpy array"):
+        query.fit_threshold_to_scores(np.ones(40), truths, 3, recall=0.9)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="truth values are a numpy array"):
+        query.fit_threshold_to_scores(torch.ones(40), np.ones(40, bool), 3, recall=0.9)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"scores of shape \(40, 2\)"):
         query.fit_threshold_to_scores(torch.ones(40, 2), truths, [3, 4], recall=0.9)
 
@@ -515,6 +671,26 @@ def test_an_exported_class_can_be_given_another_threshold(tmp_path: Path) -> Non
         one.decide(images_of(), 17)
     fitted = one.fit_threshold(images_of(40), torch.ones(40, dtype=torch.bool), 17, recall=0.9)
     assert SingleLogit.from_export(small(), path).threshold(17) == fitted[17]
+
+
+def test_an_export_of_other_values_is_refused(tmp_path: Path) -> None:
+    network = small()
+    path = SingleLogit.from_model(network, SHAPE).export(17, tmp_path / "a.safetensors")
+    with pytest.raises(UnusableFile, match=r"exported from Small with other values in its backbone: load the weights"):
+        SingleLogit.from_export(with_other_values(network), path)
+    assert SingleLogit.from_export(network, path)(images_of(), 17).shape == (5,)
+
+
+def test_an_export_from_before_backbones_had_a_digest_is_read_with_a_warning(tmp_path: Path) -> None:
+    network = small()
+    path = SingleLogit.from_model(network, SHAPE).export(17, tmp_path / "a.safetensors")
+    tensors, metadata = load_file(path), open_tensors(path).metadata
+    del metadata["backbone_sha256"]
+    save_file(tensors, path, metadata)
+    with pytest.warns(UserWarning, match="does not say with which values of the backbone it was exported") as told:
+        one = SingleLogit.from_export(network, path)
+    assert [each.filename for each in told] == [__file__]
+    assert_equal_columns(one(images_of(), 17), logits_of(network, images_of())[:, 17], torch.float32)
 
 
 @pytest.mark.parametrize(

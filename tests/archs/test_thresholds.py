@@ -70,6 +70,15 @@ def test_without_a_confidence_the_calibration_data_decide(positives: int, recall
     assert Fraction(positives - rank + 1, positives) >= Fraction(str(recall))
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.float32, float])
+def test_a_recall_of_numpys_is_a_recall(kind: type[float]) -> None:
+    """3/4 is a number of every kind, so all of them have the rank worked by hand: 3 of 4 scores reach the second."""
+    assert thresholds.rank_for(4, kind(0.75), None) == 2
+    found = thresholds.fit(np.arange(100.0), np.ones(100, dtype=bool), recall=kind(0.75), confidence=kind(0.5))
+    assert type(found.recall) is type(found.asked_confidence) is float
+    assert thresholds.parsed(thresholds.as_json({1: found}), "a") == {1: found}
+
+
 def test_a_threshold_of_known_scores() -> None:
     scores = np.array([5.0, 1.0, 4.0, 2.0, 3.0, 2.5, 0.5])
     is_class = np.array([True, True, True, True, True, False, False])
@@ -143,6 +152,15 @@ def test_they_are_read_as_they_were_written(tmp_path: Path, fitted: Threshold) -
     thresholds.write(file, {417: fitted, 3: fitted})
     assert thresholds.read(file) == {3: fitted, 417: fitted}
     assert os.listdir(tmp_path) == [file.name]
+
+
+def test_a_file_from_before_backbones_had_a_digest_is_read(tmp_path: Path, fitted: Threshold) -> None:
+    file = tmp_path / "a.thresholds.json"
+    content = json.loads(thresholds.as_json({417: fitted}))
+    del content["classes"]["417"]["backbone_sha256"]
+    file.write_text(json.dumps(content))
+    assert thresholds.read(file) == {417: fitted}
+    assert fitted.backbone_sha256 == ""
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "x", "classes": {}}', '{"format": 3}', "\xff"])

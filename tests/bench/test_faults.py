@@ -67,7 +67,7 @@ REFUSED = {
     "absent device": (["--device", "cuda:99"], ["'cuda:99'", "--device cpu"]),
     "batch of none": (["--batch-size", "0"], ["--batch-size 0", "1 or more"]),
     "batch of x": (["--batch-size", "x"], ["--batch-size 'x'", "whole number"]),
-    "no batch": (["--batch-size", ""], ["--batch-size", "1 or more"]),
+    "no batch": (["--batch-size", ""], ["--batch-size", "name one or more"]),
     "dtype": (["--dtype", "int8"], ["'int8'", "float32, bfloat16, float16"]),
     "no dtype": (["--dtype", ""], ["--dtype", "float32"]),
     "no compile": (["--compile", ","], ["--compile", "none"]),

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -25,6 +26,17 @@ def test_one_run_is_drawn_again_in_its_own_folder(reports, write_run, tmp_path) 
     assert {path.name for path in folder.iterdir()} >= set(results.FILES)
     assert "beside the paper" in answer.output
     assert "out-of-memory" in answer.output
+
+
+@pytest.mark.parametrize("status", ["incomplete", "interrupted"])
+def test_a_run_that_is_not_whole_is_drawn_and_ends_with_3(reports, write_run, tmp_path, status) -> None:
+    folder = write_run(tmp_path, "resnet50")
+    manifest = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(manifest | {"status": status}))
+    answer = reports(folder)
+    assert answer.exit_code == 3, answer.output
+    assert status in answer.output
+    assert {path.name for path in folder.iterdir()} >= set(results.FILES)
 
 
 def test_drawing_twice_leaves_the_same_bytes(reports, write_run, tmp_path) -> None:
@@ -95,7 +107,25 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 @pytest.fixture
-def single_run(tmp_path, make_run):
+def write_single(tmp_path, make_run):
+    """A run of `bench single` on disk: one switch of each kind and one minibatch, or the samples given."""
+
+    def write(status="complete", samples=WHOLE):
+        return _write_single(tmp_path, make_run().manifest.machine, status, samples)
+
+    return write
+
+
+WHOLE = (
+    DeploymentSample(what="cold", number=0, wall_s=0.02, pages=1, cached_pages=0),
+    DeploymentSample(what="warm", number=0, wall_s=0.001),
+    DeploymentSample(what="kept", number=0, wall_s=0.0001),
+    DeploymentSample(what="one", number=0, wall_s=0.064),
+    DeploymentSample(what="all", number=0, wall_s=0.64),
+)
+
+
+def _write_single(folder, machine, status, samples):
     setting = DeploymentSetting(
         arch="resnet50", input_shape=(3, 8, 8), device="cpu", threads=1, classes=64, switches=1, minibatches=1
     )
@@ -107,13 +137,19 @@ def single_run(tmp_path, make_run):
         row_bytes=8192,
         layer_bytes=64 * 8192,
         backbone_bytes=1,
-        machine=make_run().manifest.machine,
+        machine=machine,
         versions={},
+        status=status,
     )
-    writer = DeploymentWriter.create(tmp_path, manifest)
-    writer.append([DeploymentSample(what="one", number=0, wall_s=0.064)])
+    writer = DeploymentWriter.create(folder, manifest)
+    writer.append(samples)
     writer.close()
     return writer.path
+
+
+@pytest.fixture
+def single_run(write_single):
+    return write_single()
 
 
 def test_a_run_of_a_single_logit_is_shown_again(reports, single_run) -> None:
@@ -121,6 +157,45 @@ def test_a_run_of_a_single_logit_is_shown_again(reports, single_run) -> None:
     assert answer.exit_code == 0, answer.output
     assert answer.output.startswith("resnet50: one row of a top layer of 64 x 2048, the others left on disk")
     assert "2.00 ms" in answer.output  # 64 ms for 32 images
+    assert "incomplete" not in answer.output
+    assert "warning" not in answer.output
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ("running", "running: not everything was measured as it was asked for"),
+        ("interrupted", "interrupted: not everything"),
+        ("incomplete", "incomplete: not everything"),
+        ("complete", "incomplete: not everything"),
+    ],
+)
+def test_a_run_of_a_single_logit_that_is_not_whole_says_so(reports, write_single, status, said) -> None:
+    answer = reports(write_single(status, WHOLE[:-1]))
+    assert answer.exit_code == 3, answer.output
+    assert said in answer.output
+    assert "there are 0 of 1 samples of 'one image, all logits'" in answer.output
+    assert "run the command again: python -m bench single has no --resume" in answer.output
+
+
+def test_a_torn_run_of_a_single_logit_is_not_told_to_resume(reports, single_run) -> None:
+    samples = single_run / "samples.jsonl"
+    samples.write_bytes(samples.read_bytes()[:-5])
+    answer = reports(single_run)
+    assert answer.exit_code == 3
+    assert "line 5, the last, was cut off in the middle" in answer.output
+    assert "--resume measures" not in answer.output
+
+
+def test_a_crash_ends_as_everywhere(reports, single_run, monkeypatch) -> None:
+    def crash(*_: object) -> None:
+        raise ZeroDivisionError("nobody thought of this")
+
+    monkeypatch.setattr("reports.single.print_deployment", crash)
+    answer = reports(single_run)
+    assert answer.exit_code == 70
+    assert len(answer.stderr.splitlines()) == 1
+    assert answer.stderr.startswith("error: ZeroDivisionError: nobody thought of this: this is a fault of slc-bench")
 
 
 def test_a_run_of_a_single_logit_is_shown_alone(reports, single_run, write_run, tmp_path) -> None:

@@ -93,9 +93,10 @@ def test_every_way_to_score_a_class_is_a_line(table: RivalsTable) -> None:
 def test_numbers_stand_where_they_belong(table: RivalsTable) -> None:
     lines = by_name(table)
     single, full = lines["single logit, batch CE (PoLS)"], lines["full softmax, normalised: CE"]
-    assert (single.seconds, single.one_minus_auprc.mean) == (0.010, 0.02)
+    assert (single.seconds, single.single_seconds, single.work) == (0.010, 0.010, "logits")
+    assert single.one_minus_auprc.mean == 0.02
     assert (full.seconds, full.relative, full.one_minus_auprc.mean) == (0.024, pytest.approx(2.4), 0.2)  # all logits
-    assert (full.peak_memory_bytes, full.missing) == (133_000_000, {})
+    assert (full.peak_memory_bytes, full.work, full.missing) == (133_000_000, "normalised", {})
     tree = lines[NAMES["hierarchical-huffman"]]
     assert (tree.seconds, tree.bytes_read, tree.one_minus_auprc.mean) == (0.011, 72_000, 0.05)
     assert lines["single logit: NCE"].one_minus_auprc.mean == 0.03
@@ -147,8 +148,9 @@ def test_settings_are_blocks_of_their_own(
 
 def test_markdown_text_and_csv_say_the_same(table: RivalsTable, tmp_path: Path) -> None:
     markdown = rivals_markdown(table)
-    assert "| full softmax, normalised: CE | 24.00 | 2.40 | 133 | 0.00819 | 0.2000 |" in markdown
-    assert f"| {NAMES['hierarchical-huffman']} | 11.00 | 1.10 | (3) | 0.0720 | 0.0500 |" in markdown
+    assert "### resnet50, on the device" in markdown
+    assert "| full softmax, normalised: CE | normalised | 24.00 | 10.00 | 2.40 | 133 | 0.00819 | 0.2000 |" in markdown
+    assert f"| {NAMES['hierarchical-huffman']} | logits | 11.00 | 10.00 | 1.10 | (3) | 0.0720 | 0.0500 |" in markdown
     assert "(3) not recorded  \n" in markdown
     assert "out-of-memory: needs 3 GB" in markdown
     assert "4,096 classes" in markdown
@@ -164,6 +166,92 @@ def test_markdown_text_and_csv_say_the_same(table: RivalsTable, tmp_path: Path) 
     assert list(frame.loc[1, ["seconds", "one_minus_auprc", "peak_memory_bytes"]]) == [0.024, 0.2, 133_000_000]
     assert "seconds: out-of-memory: needs 3 GB" in str(frame["missing"].tolist()[-1])
     assert (rivals_frame(table)["classes"] == COUNT).all()
+
+
+def test_the_ratio_is_that_of_the_two_times_beside_it(
+    make_run: Callable[..., Any], make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rounds of the tree met a slower machine: its time over the first line's would be 1.5, and means nothing."""
+    found = [
+        make_row(classes=1, median_s=0.010, speedup=1.0),
+        make_row(classes=COUNT, median_s=0.020, speedup=2.0),
+        make_row(classes=1, median_s=0.012, speedup=1.0, top_layer="hierarchical-huffman"),
+        make_row(classes=COUNT, median_s=0.015, speedup=1.25, top_layer="hierarchical-huffman"),
+    ]
+    monkeypatch.setattr(rivals, "rows", lambda run: found)
+    lines = by_name(rivals_table(make_run(), None))
+    tree = lines[NAMES["hierarchical-huffman"]]
+    assert lines["single logit (PoLS)"].seconds == 0.010
+    assert (tree.seconds, tree.single_seconds, tree.relative) == (0.015, 0.012, 1.25)
+    assert tree.relative == pytest.approx(tree.seconds / tree.single_seconds)
+
+
+def test_times_end_to_end_are_a_table_of_their_own(
+    measured: list[Row], make_run: Callable[..., Any], make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = [
+        make_row(classes=1, median_s=0.014, speedup=1.0, work="end-to-end"),
+        make_row(classes=COUNT, median_s=0.028, speedup=2.0, work="end-to-end"),
+        make_row(classes=1, median_s=0.014, speedup=1.0, work="end-to-end", top_layer="adaptive"),
+        make_row(classes=COUNT, median_s=0.021, speedup=1.5, work="end-to-end", top_layer="adaptive"),
+    ]
+    monkeypatch.setattr(rivals, "rows", lambda run: [*measured, *copied])
+    table = rivals_table(make_run(), None)
+    device, end_to_end = ([line for line in table.lines if line.end_to_end is copies] for copies in (False, True))
+    assert [line.seconds for line in end_to_end[:2]] == [0.014, 0.028]
+    assert {line.work for line in end_to_end} == {"end-to-end", None}
+    assert [line.seconds for line in device[:2]] == [0.010, 0.024]
+    adaptive = next(line for line in device if line.name == NAMES["adaptive"])
+    assert adaptive.missing["seconds"] == "not measured: --top-layer adaptive"
+    markdown = rivals_markdown(table)
+    assert markdown.index("### resnet50, on the device") < markdown.index("### resnet50, end to end")
+    assert "| full softmax, all logits: CE | end-to-end | 28.00 | 14.00 | 2.00 |" in markdown
+    assert "copies included" in markdown
+    assert list(rivals_frame(table)["work"].dropna()) == [line.work for line in table.lines if line.work]
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 100, 130, 300])
+def test_nothing_is_cropped_however_narrow_the_terminal(table: RivalsTable, width: int) -> None:
+    stream = io.StringIO()
+    print_rivals(table, Console(file=stream, width=width))
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert "\u2026" not in stream.getvalue()
+    shown = [word for line in lines for word in line.replace("|", " ").split()]
+    for heading in rivals.HEADER[1:]:
+        assert set(heading.split()) <= {word.rstrip(":") for word in shown}
+    for cell in ("24.00", "2.40", "133", "0.00819", "0.2000", "0.0200", "normalised"):
+        assert cell in shown
+
+
+def test_a_rival_without_any_class_count_is_told_from_one_that_was_not_asked_for(
+    make_run: Callable[..., Any], make_row: Callable[..., Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rivals, "rows", lambda run: [make_row(median_s=0.01, speedup=1.0, top_layer="adaptive")])
+    table = rivals_table(make_run(), None)
+    assert by_name(table)[NAMES["adaptive"]].missing["seconds"].startswith("not measured: --classes")
+    assert "Times are medians of one example through the whole network, for" in rivals.note(table)
+
+
+def test_a_pipe_gets_the_whole_width(
+    write_run: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "runs")
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main([str(run), "--classes", "1024"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert any(all(heading in line for heading in rivals.HEADER) for line in out)
+
+
+def test_a_reader_may_leave(
+    write_run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def gone(*shown: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(rivals, "print_rivals", gone)
+    assert main([str(write_run(tmp_path / "runs"))]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_the_command_reads_runs(

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -6,6 +7,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from bench.run import Run
 from bench.speed.rows import Row
@@ -84,7 +87,7 @@ def test_a_failed_point_is_a_cell_with_its_reason_hatched_and_in_the_legend(
 def test_without_failures_the_legend_does_not_speak_of_them() -> None:
     figure = surface.draw([BY_HAND])
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert texts == ["measured", "1.1x, measured", "1.1x, predicted"]
+    assert texts == ["speedup, measured", "break-even, measured", "break-even, predicted"]
 
 
 def test_every_measured_cell_shows_its_number_and_both_lines_are_drawn() -> None:
@@ -142,8 +145,77 @@ def test_several_logits_are_called_that() -> None:
     assert surface.title_of([three]).startswith("Speedup of 3 logits over all logits")
     assert surface.title_of([BY_HAND, three]).startswith("Speedup of the logits asked for over all logits")
     caption = surface._caption([three], "")
-    assert "from there to the right 3 logits are 1.1 times as fast" in caption
+    assert "Break-even: from that class count on 3 logits are 1.1 times as fast or more" in caption
     assert "one logit" not in caption
+
+
+def maps_of(
+    number: int, name: str = "net (bfloat16, compile default, CUDA graph, channels last, end-to-end)"
+) -> list[Surface]:
+    counts, batches = (2**10, 2**14, 2**16, 2**18, 370_727), (1, 8, 32, 128)
+    cells = tuple(Cell(batch, count, 1 + count / 1e5 / batch, None) for batch in batches for count in counts)
+    return [Surface(f"{index} {name}", cells) for index in range(number)]
+
+
+def panels_of(figure: Figure) -> list[Axes]:
+    return [axis for axis in figure.axes if axis.get_title(loc="left")]
+
+
+@pytest.mark.parametrize(("number", "columns"), [(1, 1), (2, 1), (4, 1), (9, 2), (20, 3), (40, 4)])
+def test_maps_fill_a_page(number: int, columns: int) -> None:
+    arrangement = surface.arrange(maps_of(number))
+    assert arrangement.columns == columns
+    others = [dataclasses.replace(arrangement, columns=each) for each in range(1, number + 1)]
+    assert arrangement.on_a_page >= max(each.on_a_page for each in others) - 1e-3
+
+
+@pytest.mark.parametrize("number", [1, 2, 7, 20])
+def test_maps_and_their_titles_lie_beside_one_another_within_the_figure(number: int) -> None:
+    figure = surface.draw(maps_of(number))
+    panels = panels_of(figure)
+    assert len(panels) == number
+    width, height = figure.get_size_inches()
+    assert number < 7 or 1.0 < height / width < 1.7  # a page's is 1.4
+    boxes = [axis.get_tightbbox() for axis in panels]
+    assert not [(one, other) for one, other in itertools.combinations(boxes, 2) if one.overlaps(other)]
+    (legend,) = figure.legends
+    caption = min((text for text in figure.texts), key=lambda text: text.get_position()[1])
+    for box in [*boxes, figure.axes[-1].get_tightbbox()]:
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+        assert box.y1 <= legend.get_window_extent().y0
+        assert box.y0 >= caption.get_window_extent().y1
+
+
+def test_axes_and_their_labels_are_shared() -> None:
+    figure = surface.draw(maps_of(7))
+    panels = panels_of(figure)
+    assert surface.arrange(maps_of(7)).columns == 2
+    assert len({(axis.get_xlim(), axis.get_ylim()) for axis in panels}) == 1
+    assert [bool(axis.get_ylabel()) for axis in panels] == [True, False, True, False, True, False, True]
+    assert [bool(axis.get_xlabel()) for axis in panels] == [False] * 5 + [True] * 2  # the sixth has none below it
+    assert len([axis for axis in figure.axes if axis not in panels]) == 1  # one scale of colours
+
+
+def test_maps_of_other_counts_stand_on_the_axes_of_all() -> None:
+    other = Surface("other", (Cell(16, 200, 1.3, None), Cell(16, 300, 1.4, None)))
+    axis = panels_of(surface.draw([BY_HAND, other]))[1]
+    assert [round(end) for end in (*axis.get_xlim(), *axis.get_ylim())] == [0, 3, 0, 3]  # 100 to 300; 8, 16 and 32
+    assert sorted(text.get_position() for text in axis.texts) == [
+        (1.5, 1 + surface.NUMBER_AT),
+        (2.5, 1 + surface.NUMBER_AT),
+    ]
+
+
+def test_the_figure_says_what_break_even_is() -> None:
+    caption = surface._caption([BY_HAND], "")
+    assert "Break-even: from that class count on one logit is 1.1 times as fast or more." in caption
+
+
+def test_points_that_failed_alike_share_their_reason() -> None:
+    lost = Surface("net", (Cell(8, 100, None, None, "failed: x"), Cell(8, 300, None, None, "failed: x")))
+    hatched = "Hatched: net, batch 8, 100 classes; net, batch 8, 300 classes: failed: x."
+    assert hatched in surface._caption([lost], "")
 
 
 def test_numbers_stand_above_the_lines() -> None:

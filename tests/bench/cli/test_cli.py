@@ -302,7 +302,7 @@ def test_channels_last_can_be_asked_for_in_two_ways_and_not_in_both(here: Comman
         ("--memory-format nhwc", "--memory-format 'nhwc': must be one of contiguous, channels-last"),
         ("--work all", "--work 'all': must be one of logits, normalised, end-to-end"),
         ("--top-layer wide", "--top-layer 'wide': must be one of full"),
-        ("--subset 100", "--subset 100: class counts must be above it, and 16 is not"),
+        ("--subset 100", "a class count below that cannot be measured: 16; give --classes 1024"),
     ],
 )
 def test_modes_that_are_none(options: str, words: str, tmp_path: Path, here: Command, tiny: Options) -> None:

@@ -1,15 +1,18 @@
 """`python -m bench single`: the table, the object, the exit codes."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from bench.deploy import measure
 from bench.deploy.records import load
 from reports import single as report
+from reports.__main__ import app as reports
 
 Command = Callable[..., Any]
 Only = Callable[[Path], Path]
@@ -54,6 +57,7 @@ def test_what_did_not_fit_is_exit_code_3(tmp_path: Path, here: Command, monkeypa
         (("--classes", "1"), "error: --classes 1: with one class there is none to switch to; give 2 or more\n"),
         (("--arch", "nothing"), "error: 'nothing' is not a network"),
         (("--switches", "0"), "error: --switches 0: must be 1 or more\n"),
+        (("--batch-size", str(2**50)), "error: tiny_networks:small and a minibatch of 1,125,899,906,842,624 need "),
     ],
 )
 def test_bad_usage_is_one_line(tmp_path: Path, here: Command, asked: tuple[str, str], line: str) -> None:
@@ -62,6 +66,33 @@ def test_bad_usage_is_one_line(tmp_path: Path, here: Command, asked: tuple[str, 
     assert ended.err.startswith(line)
     assert ended.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_top_layer_larger_than_any_disk_is_one_line(tmp_path: Path, here: Command) -> None:
+    """Its biases alone are 4 TB: nothing of it may be asked for before the room is looked at."""
+    ended = here(*options(tmp_path / "results", "--classes", "2**40"))
+    assert (ended.code, ended.out) == (2, "")
+    assert re.match(r"error: .*top-layer\.safetensors needs 39,582\.42 GB and its disk has .* GB free: ", ended.err)
+    assert ended.err.endswith("or take fewer --classes than 1,099,511,627,776\n")
+    assert ended.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_run_is_shown_as_what_it_is(tmp_path: Path, begin: Command, only: Only) -> None:
+    """kill -9 in the middle of the forwards: nothing could say that it ended, and its top layer is still there."""
+    with begin(*options(tmp_path, "--minibatches", 10**6)) as process:
+        for line in process.stderr:
+            if line.startswith("timing forwards"):
+                break
+        process.kill()
+    folder = only(tmp_path)
+    shown = CliRunner().invoke(reports, [str(folder)])
+    assert shown.exit_code == 3, shown.output
+    assert "running: not everything was measured as it was asked for" in shown.output
+    assert "its process was killed; of what was asked for there are" in shown.output
+    assert "of 1000000 samples of 'one image, one logit'" in shown.output
+    assert "a killed process leaves its top layer, 0.00 GB, in the run's folder: remove that" in shown.output
+    assert (folder / "top-layer.safetensors").exists()
 
 
 def test_help_says_what_it_writes(here: Command, monkeypatch: pytest.MonkeyPatch) -> None:

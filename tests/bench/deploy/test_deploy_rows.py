@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.deploy.records import Deployment, DeploymentManifest, DeploymentSetting, Memory, Sample, What
-from bench.deploy.rows import complete, median_interval, notices, rows
+from bench.deploy.rows import complete, ended_complete, median_interval, notices, rows
 from bench.machine.fingerprint import Machine
 
 MakeRun = Callable[..., Deployment]
@@ -46,7 +46,11 @@ def test_the_interval_covers_as_often_as_promised() -> None:
 @pytest.fixture
 def make_run() -> MakeRun:
     def make(
-        samples: list[Sample], memory: tuple[Memory, ...] = (), device: str = "cpu", **fields: object
+        samples: list[Sample],
+        memory: tuple[Memory, ...] = (),
+        device: str = "cpu",
+        status: str = "complete",
+        **fields: object,
     ) -> Deployment:
         manifest = DeploymentManifest(
             name="single-a",
@@ -68,6 +72,7 @@ def make_run() -> MakeRun:
             machine=Machine(os="Linux", cpu="a", cores_physical=1, cores_logical=1, cores_usable=1, memory_bytes=2**30),
             versions={"torch": "2.11.0"},
             memory=memory,
+            status=status,  # type: ignore[arg-type]
             **fields,  # type: ignore[arg-type]
         )
         return Deployment(manifest, tuple(samples))
@@ -122,12 +127,13 @@ def test_on_a_gpu_memory_is_the_devices(make_run: MakeRun) -> None:
 def test_a_whole_run_is_complete_and_warns_of_nothing(make_run: MakeRun) -> None:
     run = make_run(everything(), MEMORY)
     assert complete(run)
+    assert ended_complete(run)
     assert notices(run) == []
 
 
 @pytest.mark.parametrize("cached", [1, None])
 def test_what_was_not_cold_is_said(make_run: MakeRun, cached: int | None) -> None:
-    run = make_run(everything(cached), MEMORY)
+    run = make_run(everything(cached), MEMORY, status="incomplete")
     assert not complete(run)
     (notice,) = notices(run)
     assert notice.happened.startswith("2 of 2 cold switches found their row")
@@ -135,7 +141,9 @@ def test_what_was_not_cold_is_said(make_run: MakeRun, cached: int | None) -> Non
 
 
 def test_all_logits_that_did_not_fit_are_said(make_run: MakeRun) -> None:
-    run = make_run([each for each in everything() if each.what != "all"], MEMORY[:2], all_refused="needs 6 GB")
+    run = make_run(
+        [each for each in everything() if each.what != "all"], MEMORY[:2], "cpu", "incomplete", all_refused="needs 6 GB"
+    )
     assert not complete(run)
     assert [each.kind for each in notices(run)] == ["all-not-measured"]
     table = rows(run)
@@ -143,6 +151,34 @@ def test_all_logits_that_did_not_fit_are_said(make_run: MakeRun) -> None:
     assert (table[-1].measured, table[-1].samples, table[-1].remark) == (None, 0, "needs 6 GB")
 
 
-def test_a_run_cut_off_is_not_complete(make_run: MakeRun) -> None:
-    assert not complete(make_run(everything()[:-1], MEMORY))
+@pytest.mark.parametrize(
+    ("status", "happened"),
+    [
+        ("running", "the run has not ended: it is being measured now, or its process was killed"),
+        ("interrupted", "the run was interrupted"),
+        ("incomplete", "the run stopped early"),
+        ("complete", "the run says that it is complete, and it is not"),
+    ],
+)
+def test_a_run_cut_off_says_what_is_missing_and_to_run_it_again(make_run: MakeRun, status: str, happened: str) -> None:
+    run = make_run([each for each in everything()[:-1] if each.what != "kept"], MEMORY, status=status)
+    assert not complete(run)
+    assert not ended_complete(run)
+    (notice,) = notices(run)
+    assert (notice.kind, notice.happened.startswith(happened)) == ("incomplete", True)
+    assert notice.happened.endswith(
+        "there are 0 of 2 samples of 'switch to a class kept on the device', 1 of 2 samples of 'one image, all logits'"
+    )
+    assert "run the command again" in notice.remedy
+    assert ("leaves its top layer, 0.00 GB" in notice.remedy) == (status == "running")
+
+
+def test_a_killed_run_that_had_taken_its_last_sample_is_not_complete(make_run: MakeRun) -> None:
+    run = make_run(everything(), MEMORY, status="running")
+    assert complete(run)
+    assert not ended_complete(run)
+    assert [each.kind for each in notices(run)] == ["incomplete"]
+
+
+def test_a_run_without_samples_has_its_table(make_run: MakeRun) -> None:
     assert len(rows(make_run([]))) == 8

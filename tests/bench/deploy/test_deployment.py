@@ -15,7 +15,7 @@ from bench.deploy import deployment, measure
 from bench.deploy.deployment import LAYER_FILE, execute
 from bench.deploy.plan import DeploymentPlan, DeploymentRequest, plan
 from bench.deploy.records import Memory, Sample, load
-from bench.deploy.rows import complete, notices, rows
+from bench.deploy.rows import complete, ended_complete, notices, rows
 from bench.errors import UsageError
 from bench.machine import memory
 from bench.runs import kind_of
@@ -121,8 +121,45 @@ def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(rows_on_disk.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(UsageError, match=r"needs 0\.07 GB and its disk has 0\.05 GB free: make room"):
         execute(planned(), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_an_incomplete_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([10**12, 50_000_000])
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(rows_on_disk.shutil, "disk_usage", lambda _: usage._replace(free=next(free)))
+    with pytest.raises(UsageError, match=r"needs 0\.07 GB .*--output names another folder"):
+        execute(planned(), tmp_path)
+    (folder,) = tmp_path.iterdir()
+    run = load(folder)
+    assert run.manifest.status == "incomplete"
+    assert "0 of 4 samples of 'one image, one logit'" in notices(run)[0].happened
+
+
+def test_memory_that_runs_out_all_the_same_is_bad_usage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> str:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 6 GB\nmore")
+
+    monkeypatch.setattr(deployment, "measure", exhausted)
+    with pytest.raises(UsageError, match=r"can't allocate memory: you tried to allocate 6 GB; take a smaller"):
+        execute(planned(), tmp_path)
     (folder,) = tmp_path.iterdir()
     assert load(folder).manifest.status == "incomplete"
+
+
+def test_a_torn_last_line_is_dropped_and_says_to_run_it_again(folder: Path, tmp_path: Path) -> None:
+    torn = shutil.copytree(folder, tmp_path / "torn")
+    with open(torn / "samples.jsonl", "r+b") as file:
+        file.truncate((torn / "samples.jsonl").stat().st_size - 3)
+    run = load(torn)
+    (notice,) = run.notices
+    assert notice.kind == "torn-line"
+    assert notice.remedy == "run the command again: python -m bench single has no --resume"
+    assert "round" not in notice.matters
+    assert len(run.samples) == len(load(folder).samples) - 1
+    assert not ended_complete(run)
 
 
 def test_an_interrupt_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from bench.speed import device_rates
 from bench.speed.device_rates import DeviceRates, StatedError
 from bench.speed.predict import Spread
 from bench.speed.prediction import Rates
+from bench.speed.settings import Setting
 
 GOOD: dict[str, Any] = {
     "schema": "slc-bench/rates/1",
@@ -20,6 +21,14 @@ GOOD: dict[str, Any] = {
     "bytes_per_s": 1.4e12,
     "seconds_at_one_class": {"resnet50": 0.00041},
 }
+
+
+def _setting(arch: str = "resnet50", **changes: Any) -> dict[str, Any]:
+    return {"arch": arch, "input_shape": [3, 224, 224], "device": "cuda:0", "threads": 2, **changes}
+
+
+def _timed(**settings: dict[str, Any]) -> dict[str, Any]:
+    return {"seconds_at_one_class": dict.fromkeys(settings, 0.001), "settings_at_one_class": settings}
 
 
 def _written(folder: Path, **changes: Any) -> Path:
@@ -42,11 +51,13 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         fresh_bytes_per_s=2e9,
         seconds_at_one_class={"alexnet": 0.01},
         memory_bytes=2**34,
-        error=StatedError(added_ratio_low=0.9, added_ratio_high=1.1, points=5),
+        settings_at_one_class={"alexnet": Setting.model_validate(_setting("alexnet", device="cpu"))},
+        versions={"torch": "2.11.0"},
+        error=StatedError(added_ratio_low=0.9, added_ratio_high=1.1, points=5, runs=2, networks=1),
     )
     device_rates.write(tmp_path / "deeper" / "rates.json", whole)
     assert device_rates.read(tmp_path / "deeper" / "rates.json") == whole
-    assert whole.spread == Spread(0.9, 1.1, 5)
+    assert whole.spread == Spread(0.9, 1.1, 5, runs=2, networks=1)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +74,17 @@ def test_what_is_written_is_read_again(tmp_path: Path) -> None:
         ({"seconds_at_one_class": {"resnet50": -1}}, "seconds_at_one_class.resnet50"),
         ({"seconds_at_one_class": {"resnet50": float("nan")}}, "seconds_at_one_class.resnet50"),
         ({"dtype": "int8"}, "dtype"),
+        ({"device": "tpu"}, "device: Input should be 'cpu' or 'cuda'"),
+        ({"device": "cuda:0"}, "device: Input should be 'cpu' or 'cuda'"),
+        ({"settings_at_one_class": {"vgg16": _setting("vgg16")}}, "settings_at_one_class.vgg16 has no time beside it"),
+        (_timed(resnet50=_setting(dtype="float16")), "resnet50 is not of this file: dtype: float16 and float32"),
+        (_timed(resnet50=_setting(batch_size=8)), "resnet50 is not of this file: batch_size: 8 and 32"),
+        (_timed(resnet50=_setting(device="cpu")), "resnet50 is not of this file: device: cpu and cuda"),
+        (_timed(resnet50=_setting("vgg16")), "resnet50 is not of this file: arch: vgg16 and resnet50"),
+        (_timed(resnet50=_setting(top_layer="adaptive")), "top_layer: adaptive and full"),
+        (_timed(resnet50=_setting(work="normalised")), "work: normalised and logits"),
+        (_timed(resnet50=_setting(), vgg16=_setting("vgg16", threads=1)), "has two: threads: 2 and 1"),
+        (_timed(resnet50=_setting(), vgg16=_setting("vgg16", compile="default")), "two: compile: none and default"),
         ({"batch_size": 0}, "batch_size"),
         ({"schema": "slc-bench/rates/2"}, "schema"),
         ({"error": {"added_ratio_low": 1.2, "added_ratio_high": 1.1, "points": 4}}, "error: added_ratio_low is above"),
@@ -76,6 +98,11 @@ def test_anything_else_is_refused_with_file_and_field(changes: dict[str, Any], s
     assert str(path) in str(refused.value)
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_top_layer_that_took_no_time_can_be_stated(tmp_path: Path) -> None:
+    stated = {"added_ratio_low": 0, "added_ratio_high": 1.1, "points": 4}
+    assert device_rates.read(_written(tmp_path, error=stated)).spread == Spread(0.0, 1.1, 4)
 
 
 def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:

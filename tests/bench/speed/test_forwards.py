@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -141,11 +144,47 @@ def test_a_compile_that_falls_back_without_a_word_raises(
         ForwardMaker(compiled(setting), torch.randn(2, 8))(network(3))
 
 
-def test_where_torch_is_told_not_to_compile_that_is_found(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As under TORCH_COMPILE_DISABLE=1: torch.compile gives back what it was given."""
+def test_where_torch_gives_back_the_eager_network_that_is_found(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch, "compile", lambda forward, **options: forward)
-    with pytest.raises(RuntimeError, match="TORCH_COMPILE_DISABLE"):
+    with pytest.raises(RuntimeError, match=r"made 0 graphs where 1 is right: .* but the eager one"):
         ForwardMaker(compiled(setting), torch.randn(2, 8))(network(3))
+
+
+@pytest.mark.parametrize("variable", ["TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"])
+def test_where_torch_is_told_not_to_compile_the_reason_names_the_variable(variable: str) -> None:
+    """In a process of its own: torch reads the first of them once."""
+    program = (
+        "import torch\n"
+        "from torch import nn\n"
+        "from bench.speed.failures import first_line, status_of\n"
+        "from bench.speed.forwards import ForwardMaker\n"
+        "from bench.speed.settings import Setting\n"
+        "setting = Setting(arch='net', input_shape=(8,), device='cpu', threads=1, compile='default')\n"
+        "try:\n"
+        "    ForwardMaker(setting, torch.randn(2, 8))(nn.Linear(8, 3))\n"
+        "except Exception as error:\n"
+        "    print(status_of(error), first_line(error))\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, variable: "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    switched = f"failed RuntimeError: {variable}=1 switches torch.compile off"
+    assert ended.stdout == f"{switched}: unset it, or measure with --compile none\n"
+
+
+def test_dynamos_own_switch_is_found_too(setting: Setting) -> None:
+    with torch._dynamo.config.patch(disable=True):
+        with pytest.raises(RuntimeError, match=r"_dynamo\.config\.disable switches torch\.compile off"):
+            ForwardMaker(compiled(setting), torch.randn(2, 8))(network(3))
+        made = ForwardMaker(setting, torch.randn(2, 8))(network(3))
+    assert made.graphs is None  # what is not to be compiled does not mind
 
 
 class Streams:

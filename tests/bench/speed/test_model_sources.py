@@ -1,6 +1,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from bench.machine.fingerprint import describe
 from bench.run import Manifest, Point, Process, Run, Sample, load_run
 from bench.speed import model_sources, predict
 from bench.speed.device_rates import DeviceRates
-from bench.speed.model_sources import Source
+from bench.speed.model_sources import CannotPredict
 from bench.speed.plan import Request, plan
+from bench.speed.pools import Source
 from bench.speed.predict import Layer, Model, Spread
 from bench.speed.prediction import Rates, backbone_operations
 from bench.speed.settings import Setting
@@ -107,7 +109,7 @@ def test_a_point_that_failed_is_no_measurement(made: MakeRun) -> None:
 
 
 def test_a_run_without_rates_is_refused(made: MakeRun) -> None:
-    with pytest.raises(UsageError, match="no calibrated rates"):
+    with pytest.raises(CannotPredict, match="no calibrated rates"):
         model_sources.from_run(made(rates=None), 0, "a machine")
 
 
@@ -183,44 +185,116 @@ def test_without_a_time_it_is_what_the_operations_take_at_least() -> None:
     assert source.model.single_s == pytest.approx(32 * backbone / 1e12, rel=1e-3)
 
 
-def _source(arch: str, **changes: object) -> Source:
-    fields = {"device": "cpu", "machine": "m", "dtype": "float32", "model": TRUTH, "rates_are": "calibrated"}
-    return Source(**{"arch": arch, "single_is": "measured", **fields, **changes})  # type: ignore[arg-type]
+def test_a_network_at_another_input_than_its_time_in_the_file_is_refused(setting: Setting) -> None:
+    small = setting.model_copy(update={"input_shape": (3, 64, 64)})
+    given = GIVEN.model_copy(update={"settings_at_one_class": {"resnet50": small}})
+    said = (
+        r"resnet50 takes examples of 3x224x224, and the file's time is of 3x64x64: ask for that with --input-size 64, "
+        r"or measure .* \(the file has resnet50 at 3x64x64\)"
+    )
+    with pytest.raises(UsageError, match=said):
+        model_sources.from_file(find("resnet50"), given)
+    assert model_sources.from_file(find("resnet50", 64), given).setting == small
 
 
-def test_saved_rates_are_those_of_a_typical_pass() -> None:
+def test_a_network_without_a_time_has_the_setting_of_the_rates(setting: Setting) -> None:
+    compiled = setting.model_copy(update={"compile": "default"})
+    given = GIVEN.model_copy(update={"settings_at_one_class": {"resnet50": compiled}})
+    source = model_sources.from_file(find("inception_v3"), given)
+    assert source.setting == compiled.model_copy(update={"arch": "inception_v3", "input_shape": (3, 299, 299)})
+    assert model_sources.from_file(find("inception_v3"), GIVEN).setting is None
+
+
+@pytest.fixture
+def source(setting: Setting, make_manifest: Callable[..., Manifest]) -> Callable[..., Source]:
+    """A source of this network, measured with the setting changed as told."""
+
+    def make(arch: str = "resnet50", run: str = "a run", **changes: Any) -> Source:
+        own = {name: changes.pop(name) for name in list(changes) if name in Setting.model_fields}
+        ours = setting.model_copy(update={"arch": arch, **own})
+        manifest = make_manifest()
+        fields = {
+            "machine": "m",
+            "model": dataclasses.replace(TRUTH, layer=dataclasses.replace(LAYER, batch_size=ours.batch_size)),
+            "rates_are": "calibrated",
+            "single_is": "measured",
+            "setting": ours,
+            "hardware": manifest.machine,
+            "versions": manifest.versions,
+        }
+        return Source(arch=arch, device=ours.device, dtype=ours.dtype, run=run, **{**fields, **changes})
+
+    return make
+
+
+MakeSource = Callable[..., Source]
+
+
+def test_saved_rates_are_those_of_a_typical_pass(source: MakeSource, setting: Setting) -> None:
     slowed = Model(LAYER, 0.1, Rates(1e11, 1e10, 2e9), slowdown=2.0)
-    saved = model_sources.to_file([_source("resnet50", model=slowed, device="cuda:1", memory_bytes=2**34)])
+    one = source(model=slowed, device="cuda:1", memory_bytes=2**34)
+    saved = model_sources.to_file([one])
     assert saved.rates == Rates(5e10, 5e9, 1e9)
     assert (saved.device, saved.memory_bytes, saved.error) == ("cuda", 2**34, None)
     assert saved.seconds_at_one_class == {"resnet50": pytest.approx(0.1 / 32)}
+    assert saved.settings_at_one_class == {"resnet50": setting.model_copy(update={"device": "cuda:1"})}
+    assert saved.versions == {"torch": "2.11.0"}
     again = model_sources.from_file(find("resnet50"), saved)
     assert again.model.seconds(2**20) == pytest.approx(slowed.seconds(2**20))
+    assert again.setting == one.setting
 
 
-def test_saved_rates_state_the_error_of_the_points(made: MakeRun) -> None:
+def test_saved_rates_state_the_error_of_the_points_and_what_is_behind_it(made: MakeRun) -> None:
     source = model_sources.from_run(made((1, 2**16, 2**18, 2**20)), 0, "a machine")
     saved = model_sources.to_file([source])
     assert saved.error is not None
     assert (saved.error.added_ratio_low, saved.error.added_ratio_high) == pytest.approx((1.0, 1.0))
-    assert saved.error.points == 3
+    assert (saved.error.points, saved.error.runs, saved.error.networks) == (3, 1, 1)
 
 
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (_source("vgg16", dtype="float16"), "one device, dtype and batch size"),
-        (_source("resnet50"), "a network is here twice"),
+        ({"dtype": "float16"}, "dtype: float32 and float16; choose with --dtype float32"),
+        ({"batch_size": 8}, "batch_size: 32 and 8; choose with --batch-size 32"),
+        ({"threads": 1}, "threads: 2 and 1; choose with --setting threads=2"),
+        ({"compile": "default"}, "compile: none and default; choose with --setting compile=none"),
+        ({"channels_last": True}, "channels_last: false and true; choose with --setting channels_last=false"),
+        ({"cuda_graph": True}, "cuda_graph: false and true"),
+        ({"tf32": True}, "tf32: false and true"),
+        ({"order": "sequential"}, "order: interleaved and sequential"),
+        ({"device": "cuda:0"}, "device: cpu and cuda; choose with --setting device=cpu"),
+        ({"versions": {"torch": "2.12.0"}}, "version of torch: 2.11.0 and 2.12.0; choose with fewer --run"),
+        ({"arch": "resnet50", "input_shape": (3, 64, 64)}, "--setting input_shape=3x224x224"),
+        ({"arch": "resnet50", "seed": 1}, "one time of resnet50; these have two: seed: 0 and 1"),
+        ({"arch": "resnet50", "run": "another"}, "a run and another both measured this setting; give one of them"),
     ],
 )
-def test_rates_that_do_not_fit_into_one_file_are_refused(other: Source, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        model_sources.to_file([_source("resnet50"), other])
+def test_what_does_not_fit_into_one_file_is_refused_with_both_values_and_a_way_out(
+    other: dict[str, Any], said: str, source: MakeSource
+) -> None:
+    with pytest.raises(UsageError, match="--save-rates: ") as refused:
+        model_sources.to_file([source(), source(**{"arch": "vgg16", **other})])
+    assert said in str(refused.value)
+
+
+def test_so_is_another_machine(source: MakeSource) -> None:
+    one = source()
+    assert one.hardware is not None
+    faster = source("vgg16", hardware=one.hardware.model_copy(update={"cpu": "a faster processor"}))
+    with pytest.raises(UsageError, match="two: cpu: a processor and a faster processor; choose with fewer --run"):
+        model_sources.to_file([one, faster])
+
+
+def test_networks_of_one_setting_share_a_file_each_with_its_own_input(source: MakeSource) -> None:
+    saved = model_sources.to_file([source(), source("inception_v3", input_shape=(3, 299, 299))])
+    assert [each.input_shape[-1] for each in saved.settings_at_one_class.values()] == [224, 299]
 
 
 def test_rows_are_seconds_an_example_beside_what_was_measured(made: MakeRun) -> None:
-    source = model_sources.from_run(made(), 0, "a machine")
+    source = model_sources.from_run(made(channels_last=True, threads=3), 0, "a machine")
     one, measured, beyond = model_sources.rows_of(source, [1, 2**18, 2**20], Spread(0.9, 1.2, 5))
+    assert (one.threads, one.channels_last, one.compile, one.input_shape) == (3, True, "none", (3, 224, 224))
     assert (one.measured_s, one.error) == (pytest.approx(0.1 / 32), None)
     assert (measured.error, measured.beyond_measured) == (pytest.approx(0.0), 1.0)
     assert (beyond.measured_s, beyond.beyond_measured) == (None, 4.0)
@@ -245,6 +319,8 @@ def test_here_rates_are_calibrated_at_the_networks_width_and_passes_timed(
     assert source.model.layer == Layer(2, width, bias=True, itemsize=4)
     assert source.model.single_s > 0
     assert (source.checked, source.single_is) == ((), "measured")
+    assert source.setting == planned.settings[0]
+    assert source.versions["torch"] == torch.__version__
 
 
 def test_here_a_network_that_does_not_fit_is_refused(in_factories: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import torch
 
 from archs.registry import find
 from bench.errors import UsageError
-from bench.speed.plan import Request, class_counts, network_of, plan
+from bench.speed.plan import Request, class_counts, measures_what_is_asked, network_of, plan
 from bench.speed.settings import PAPER_CLASSES
 
 pytestmark = pytest.mark.usefixtures("in_factories")
@@ -74,13 +74,49 @@ def test_several_classes_at_a_time_take_the_place_of_the_single_one(
 
 @pytest.mark.parametrize(
     ("max_classes", "classes", "named"),
-    [(None, "1,64", "1 is not"), (None, "8,9,64", "8, 9 is not"), (None, [8, 64], "8 is not"), ("4", None, "4 is not")],
+    [
+        (None, "1,16,64", "measured: 1; give --classes 16,64"),
+        (None, "8,9,64", "measured: 8, 9; give --classes 64"),
+        (None, [8, 64], "measured: 8; give --classes 64"),
+        (None, "1", "measured: 1; give --classes 64"),
+        ("4", None, "measured: 4; give --max-classes above 16"),
+    ],
 )
 def test_counts_below_the_subset_are_refused(
     max_classes: str | None, classes: str | list[int | str] | None, named: str
 ) -> None:
-    with pytest.raises(UsageError, match=f"--subset 16: class counts must be above it, and {named}"):
+    with pytest.raises(UsageError, match=f"--subset 16: 16 classes are asked for at a time, and .* {named}$"):
         class_counts(max_classes, classes, 16)
+
+
+def test_what_a_refused_subset_is_told_to_give_is_taken() -> None:
+    with pytest.raises(UsageError, match=r"give --classes 16384,65536$") as refused:
+        class_counts("2**16", None, 2000)
+    assert class_counts(None, str(refused.value).rpartition(" ")[2], 2000) == (2000, 2**14, 2**16)
+
+
+@pytest.mark.parametrize(("option", "given"), [("--arch", {"arch": []}), ("--batch-size", {"batch_size": []})])
+def test_an_empty_list_is_refused_by_its_name(option: str, given: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"^{option}: none is given; name one or more, as in {option} "):
+        plan(Request(**{"arch": ["tiny_networks:small"], **given}))
+
+
+@pytest.mark.parametrize(
+    ("options", "named", "measured"),
+    [
+        ({"top_layer": ["adaptive"], "classes": "1"}, "--top-layer adaptive: not measured", False),
+        ({"top_layer": ["adaptive", "low-rank"], "classes": "8", "subset": 8}, "adaptive,low-rank: not", False),
+        ({"top_layer": ["full", "adaptive"], "classes": "1"}, "--top-layer adaptive: not measured", True),
+        ({"top_layer": ["adaptive"], "classes": "1,64"}, None, True),
+        ({"top_layer": ["full"], "classes": "1"}, None, True),
+    ],
+)
+def test_a_rival_that_has_no_class_count_is_named(options: dict[str, Any], named: str | None, measured: bool) -> None:
+    planned = plan(Request(**{"arch": ["tiny_networks:small"], "device": "cpu", **options}))
+    told = [notice.happened for notice in planned.notices if notice.kind == "no-rival"]
+    assert len(told) == (named is not None)
+    assert named is None or named in told[0]
+    assert measures_what_is_asked(planned.settings, planned.protocol) is measured
 
 
 def test_every_combination_of_modes_is_a_setting_of_its_own() -> None:

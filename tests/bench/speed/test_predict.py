@@ -130,6 +130,11 @@ def test_the_spread_is_from_the_least_to_the_greatest_ratio() -> None:
     assert Spread(0.9, 1.3, 3).coverage == 0.5  # of four exchangeable values, one is the least and one the greatest
 
 
+def test_a_point_below_the_single_logit_is_not_dropped() -> None:
+    found = predict.checks(BY_HAND, [Measured(101, 100.0), *_exact(BY_HAND, 201)])
+    assert predict.spread(found) == Spread(0.0, pytest.approx(1.0), 2)
+
+
 def test_one_point_has_no_spread() -> None:
     assert predict.spread(predict.checks(BY_HAND, _exact(BY_HAND, 101))) is None
 

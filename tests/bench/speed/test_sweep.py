@@ -216,6 +216,35 @@ def test_a_network_that_must_be_compiled_again_while_timing_is_unsupported() -> 
     assert {sample.phase for sample in done.run.samples} == {"first", "warmup"}
 
 
+def test_where_torch_must_not_compile_the_row_has_one_clear_reason() -> None:
+    with torch._dynamo.config.patch(disable=True):
+        done = tiny(compile=["none", "default"])
+    assert not done.complete
+    eager, compiled = ([row for row in done.rows() if row.compile == mode] for mode in ("none", "default"))
+    assert all(row.median_s for row in eager)
+    assert {row.status for row in compiled} == {"failed"}
+    switched = "torch._dynamo.config.disable switches torch.compile off"
+    assert compiled[0].reason.endswith(f"{switched}: unset it, or measure with --compile none")
+
+
+def test_a_run_of_rivals_that_measured_none_is_incomplete_and_says_so() -> None:
+    done = tiny(top_layer="adaptive", classes=[1])
+    assert not done.complete
+    assert [row.status for row in done.rows()] == ["ok", "ok"]  # one logit and its control are kept
+    (told,) = [notice for notice in done.notices() if notice.kind == "no-rival"]
+    assert "--top-layer adaptive: not measured" in told.happened
+    both = tiny(top_layer=["full", "adaptive"], classes=[1])
+    assert both.complete
+    assert "no-rival" in [notice.kind for notice in both.notices()]
+
+
+def test_nothing_to_measure_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"^--arch: none is given"):
+        sweep([])
+    with pytest.raises(UsageError, match=r"^--batch-size: none is given"):
+        tiny(batch_size=[])
+
+
 def test_a_watcher_sees_the_run_grow() -> None:
     seen: list[tuple[int, str]] = []
     watch: Callable[[Run, str], None] = lambda run, doing: seen.append((len(run.samples), doing))  # noqa: E731
