@@ -152,7 +152,8 @@ def _draw(folders: list[Path], output: Path | None) -> int:
         raise _not_writable(folder, error) from None
     for show in shows:
         show()
-    return DONE if all(run.manifest.status == "complete" for run in (*speed, *accuracy)) else INCOMPLETE
+    statuses = {run.manifest.status for run in speed} | {run.manifest.status for run in accuracy}
+    return DONE if statuses == {"complete"} else INCOMPLETE
 
 
 def _show_single(folders: Sequence[Path], output: Path | None) -> int:
