@@ -8,7 +8,7 @@ A backbone may be shared with somebody who trains it: `evaluating` has it in eva
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -96,10 +96,22 @@ def _built(network: Network) -> nn.Module:
 def _check(file: TensorFile, module: nn.Module, top: TopLayer, name: str) -> tuple[str, ...]:
     """See that the file holds this backbone; names of tensors that the network has no place for."""
     own = tensors_of(module, top)
+    needed_of(file, own, name)
     there = set(file.names)
-    needed = [each for each in own if not each.endswith(_UNUSED_IN_INFERENCE)]
-    missing = [each for each in needed if each not in there]
-    if missing:
+    head_bias = parameter_name(top, "bias")
+    if not top.bias and head_bias in there:
+        raise UnusableFile(f"{file.path} is no checkpoint of {name}: its top layer has a bias, the network's has none")
+    return tuple(sorted(there - set(own) - {parameter_name(top, "weight"), head_bias}))
+
+
+def needed_of(file: TensorFile, own: Mapping[str, Tensor], name: str) -> tuple[str, ...]:
+    """Names of the tensors that an inference needs of a backbone, `own`, each of which the file has in its shape.
+
+    name: what the network is called. Raises UnusableFile for one that is not there, or of another shape.
+    """
+    needed = tuple(each for each in own if not each.endswith(_UNUSED_IN_INFERENCE))
+    there = set(file.names)
+    if missing := [each for each in needed if each not in there]:
         raise UnusableFile(
             f"{file.path} is no checkpoint of {name}: it has no {missing[0]!r} ({len(missing)} of {len(needed)} "
             "tensors of the backbone are missing); name the network it was saved from"
@@ -110,10 +122,7 @@ def _check(file: TensorFile, module: nn.Module, top: TopLayer, name: str) -> tup
                 f"{file.path} is no checkpoint of {name}: {each!r} has the shape {file.shape(each)}, where the network "
                 f"has {tuple(own[each].shape)}; name the network it was saved from"
             )
-    head_bias = parameter_name(top, "bias")
-    if not top.bias and head_bias in there:
-        raise UnusableFile(f"{file.path} is no checkpoint of {name}: its top layer has a bias, the network's has none")
-    return tuple(sorted(there - set(own) - {parameter_name(top, "weight"), head_bias}))
+    return needed
 
 
 def _own_dtype(file: TensorFile, module: nn.Module, top: TopLayer, rows: Rows) -> torch.dtype:

@@ -4,6 +4,8 @@
     open_tensors(path) --> TensorFile  any safetensors file or state dict, mapped: what is not read takes no memory
     Rows(file, names ...).read(417)    one row and its bias, in memory of their own
 
+A layer in several files, with an index of them, is archs.shards_on_disk; `open_tensors` opens its index too.
+
 safetensors writes a file from tensors that are all in memory at once, which a top layer of 6 GB need not be; so the
 file is written here, in its format (8 bytes of length, a JSON header, then the tensors' bytes:
 https://github.com/huggingface/safetensors#format), and read by safetensors itself.
@@ -33,6 +35,9 @@ NESTED = ("state_dict", "model_state_dict", "model")
 
 #: Put before every name by DataParallel.
 PARALLEL_PREFIX = "module."
+
+#: How the name of an index of several safetensors files ends, here as elsewhere.
+INDEX_SUFFIX = ".safetensors.index.json"
 
 #: What is left free on a disk that a top layer is written to.
 DISK_RESERVE_BYTES = 64 * 2**20
@@ -67,9 +72,14 @@ class TensorFile(ABC):
     def dtype(self, name: str) -> torch.dtype | None:
         """Dtype of a tensor; None for one that is no dtype of a top layer."""
 
+    @property
+    def layer_names(self) -> tuple[str, str]:
+        """Names of weight and bias where the file is of a top layer alone, as `write_rows` writes it."""
+        return "weight", "bias"
+
     @abstractmethod
-    def _mapped(self, name: str, row: int | None) -> Tensor:
-        """A tensor, or one row of it with its first axis kept, as a view of the mapped file."""
+    def _mapped(self, name: str, rows: slice | None) -> Tensor:
+        """A tensor, or some of its rows with the first axis kept, as a view of the mapped file."""
 
     @property
     def is_closed(self) -> bool:
@@ -79,6 +89,13 @@ class TensorFile(ABC):
     def read(self, name: str, row: int | None = None) -> Tensor:
         """A copy of a tensor, or of one row, of shape (1, ...), in CPU memory of its own.
 
+        Raises UnusableFile as `read_rows` does.
+        """
+        return self.read_rows(name, None if row is None else slice(row, row + 1))
+
+    def read_rows(self, name: str, rows: slice | None = None) -> Tensor:
+        """A copy of some neighbouring rows, of shape (rows, ...), or of the whole tensor; nothing else is read.
+
         Raises UnusableFile if the file has been cut short since: what is no longer there cannot be read through a
         mapping, the kernel would end the process (SIGBUS).
         """
@@ -86,7 +103,7 @@ class TensorFile(ABC):
             raise UnusableFile(f"{self.path} was closed: open it again")
         if os.fstat(self._descriptor).st_size < self._bytes:
             raise UnusableFile(f"{self.path} was cut short after it was opened: restore it")
-        return self._mapped(name, row).clone()
+        return self._mapped(name, rows).clone()
 
     def close(self) -> None:
         """Let go of the file; a second time does nothing."""
@@ -116,8 +133,8 @@ class _Safetensors(TensorFile):
     def dtype(self, name: str) -> torch.dtype | None:
         return DTYPES.get(self._file.get_slice(name).get_dtype())
 
-    def _mapped(self, name: str, row: int | None) -> Tensor:
-        tensor: Tensor = self._file.get_tensor(name) if row is None else self._file.get_slice(name)[row : row + 1]
+    def _mapped(self, name: str, rows: slice | None) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name) if rows is None else self._file.get_slice(name)[rows]
         return tensor
 
 
@@ -137,19 +154,23 @@ class _StateDict(TensorFile):
         dtype = self._tensors[name].dtype
         return dtype if dtype in DTYPES.values() else None
 
-    def _mapped(self, name: str, row: int | None) -> Tensor:
+    def _mapped(self, name: str, rows: slice | None) -> Tensor:
         tensor = self._tensors[name].detach()
-        return tensor if row is None else tensor[row : row + 1]
+        return tensor if rows is None else tensor[rows]
 
 
 def open_tensors(path: Path) -> TensorFile:
-    """Map a safetensors file (by its name's ending), or a state dict as torch.save writes it.
+    """Map a safetensors file or an index of several (by its name's ending), or a state dict as torch.save writes it.
 
     A state dict may stand under `state_dict`, `model_state_dict` or `model`, and its names may all begin with
     `module.`, which is left out. Nothing in a file is ever executed. Raises UnusableFile.
     """
     if not path.is_file():
         raise UnusableFile(f"there is no file {str(path)!r}")
+    if path.name.endswith(INDEX_SUFFIX):
+        from archs.shards_on_disk import ShardedTensors  # which maps its files as this does
+
+        return ShardedTensors(path)
     if path.suffix == ".safetensors":
         try:
             return _Safetensors(path)

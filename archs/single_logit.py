@@ -157,6 +157,9 @@ class SingleLogit:
     ) -> Self:
         """Of a safetensors file, or of a state dict that torch.save wrote: the backbone is read, the top layer mapped.
 
+        Also of an index of several safetensors files, of which the top layer may be split by its rows
+        (archs.shards_on_disk).
+
         `arch` and `input_size` are as for `archs.registry.find`. The top layer in the file may have any number of
         classes. `dtype` is the one to compute in; without it the file's own, which must be one.
 
@@ -193,11 +196,13 @@ class SingleLogit:
     ) -> Self:
         """Of a network's backbone and rows on disk, as `archs.rows_on_disk.write_rows` writes them.
 
+        `path` may be an index of shards (archs.shards_on_disk): each row is read from the file that holds it.
         Raises UnusableFile for rows that do not fit, UnsupportedNetwork.
         """
         file = open_tensors(Path(path))
         top = locate(model, input_shape)
-        rows = Rows(file, "weight", "bias" if top.bias else None)
+        weight, bias = file.layer_names
+        rows = Rows(file, weight, bias if top.bias else None)
         return cls(
             model, top, rows, name=name or type(model).__name__, input_shape=input_shape, cached_rows=cached_rows
         )

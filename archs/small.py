@@ -1,4 +1,4 @@
-"""The paper's two small networks (Sect. 6.1): an MLP, and a CNN with six convolutional layers.
+"""The paper's two small networks (Sect. 6.1), an MLP and a CNN with six convolutional layers; and a linear layer.
 
 Batch norm and ReLU follow every hidden layer, never the logits: a normalised logit would be tied to its minibatch, and
 a rectified one could not fall below zero. A layer before batch norm has no bias, as the mean that batch norm takes off
@@ -19,6 +19,14 @@ DENSE_UNITS = 1024
 
 #: Pixels below which three poolings leave nothing to look at.
 SMALLEST_IMAGE = 8
+
+
+def linear(input_shape: Sequence[int], classes: int) -> nn.Sequential:
+    """One linear layer on the flattened example: (m, *input_shape) -> (m, classes); a head on features that are fixed.
+
+    Weights are drawn from torch's global generator.
+    """
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes))
 
 
 def mlp(input_shape: Sequence[int], classes: int, hidden: Sequence[int] = (500, 500)) -> nn.Sequential:

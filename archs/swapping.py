@@ -29,6 +29,15 @@ def at_class_count(module: nn.Module, top: TopLayer, layer: nn.Linear) -> nn.Mod
     return with_heads(module, top, _columns(layer, [head.features for head in top.heads]))
 
 
+def without_top(module: nn.Module, path: str) -> nn.Module:
+    """The network without its plain top layer: (m, ...) -> features (m, d), what that layer takes.
+
+    path: the layer's, as in `TopLayer.path`. As `at_class_count`: all other submodules are the module's own, and the
+    module is not changed. A mode (`train`, `eval`) is to be set on both.
+    """
+    return _replaced(module, {path: nn.Identity()})
+
+
 def with_heads(module: nn.Module, top: TopLayer, layers: Sequence[nn.Linear]) -> nn.Module:
     """The network with one linear layer's weight and bias in each of its heads, in the order of `top.heads`.
 

@@ -38,6 +38,7 @@ COMMANDS = {
     "accuracy": "python -m bench accuracy",
     "paper": "python -m bench paper",
     "single": "python -m bench single",
+    "scaling": "python -m bench scaling",
 }
 
 RunStatus = Literal["running", "complete", "incomplete", "interrupted"]

@@ -16,7 +16,7 @@ Kind = Literal["speed", "accuracy"]
 def kind_of(path: Path) -> Kind:
     """What a run measured. Raises UsageError if the folder holds no run, or one of an unknown kind."""
     kind = kind_in(read_content(path))
-    if kind == "single":
+    if kind in ("single", "scaling"):
         raise UsageError(
             f"{path / 'run.json'}: a run of {COMMANDS[kind]}, which is shown alone: python -m reports {path}"
         )
@@ -33,6 +33,11 @@ def is_of_the_paper(path: Path) -> bool:
 def is_of_a_single_logit(path: Path) -> bool:
     """Whether a folder holds a run of `python -m bench single`. Raises UsageError if it holds no run."""
     return bool(kind_in(read_content(path)) == "single")
+
+
+def is_of_a_study(path: Path) -> bool:
+    """Whether a folder holds a run of `python -m bench scaling`. Raises UsageError if it holds no run."""
+    return bool(kind_in(read_content(path)) == "scaling")
 
 
 def load_any(path: Path) -> "Run | AccuracyRun":

@@ -27,6 +27,15 @@ from bench.machine.fingerprint import Machine
 from bench.paper.claims import Claim
 from bench.paper.record import PaperManifest, PartRecord
 from bench.run import SCHEMA_VERSION, Manifest, Sample, Status
+from bench.scaling.records import (
+    CountSetting,
+    Optimum,
+    QuerySetting,
+    StepCost,
+    StudyManifest,
+    StudyPoint,
+    StudyTraining,
+)
 from bench.speed.device_rates import DeviceRates
 from bench.speed.energy import Window
 from bench.speed.energy_rows import EnergyRow
@@ -218,6 +227,35 @@ class PaperOutlookObject(_Closed):
     rows: list[PaperOutlookRow]
 
 
+class ScalingObject(_Closed):
+    """What scaling --json prints: one object, and nothing else on standard output; a row met the queries."""
+
+    schema_: Literal["slc-bench/scaling/1"] = Field(alias="schema")
+    run: RunSummary
+    rows: list[StudyPoint]
+    optima: list[Optimum]
+    costs: list[StepCost]
+
+
+class ScalingOutlookSummary(_Closed):
+    """A study that was not made: what all class counts share."""
+
+    path: None = Field(description="no folder was made")
+    family: str = Field(description="options of synthetic:K that all class counts share")
+    queries: QuerySetting
+    losses: list[str]
+    learning_rates: list[float]
+    seeds: list[int]
+
+
+class ScalingOutlookObject(_Closed):
+    """What scaling --dry-run --json prints: one object, and nothing else on standard output; a row is a class count."""
+
+    schema_: Literal["slc-bench/scaling-outlook/1"] = Field(alias="schema")
+    run: ScalingOutlookSummary
+    rows: list[CountSetting]
+
+
 class EntryPoint(Place):
     """A point of an entry, without its processes."""
 
@@ -355,6 +393,13 @@ _MODELS: dict[str, tuple[type[BaseModel], str]] = {
     "paper-run.schema.json": (PaperManifest, "run.json of the whole paper by slc-bench"),
     "claims.schema.json": (ClaimsObject, "what python -m bench paper --json prints"),
     "paper-outlook.schema.json": (PaperOutlookObject, "what python -m bench paper --dry-run --json prints"),
+    "scaling-run.schema.json": (StudyManifest, "run.json of python -m bench scaling"),
+    "scaling-training.schema.json": (StudyTraining, "a line of trainings.jsonl of python -m bench scaling"),
+    "scaling-optimum.schema.json": (Optimum, "a line of optima.jsonl of python -m bench scaling"),
+    "scaling-point.schema.json": (StudyPoint, "a line of points.jsonl of python -m bench scaling"),
+    "scaling-cost.schema.json": (StepCost, "a line of costs.jsonl of python -m bench scaling"),
+    "scaling.schema.json": (ScalingObject, "what python -m bench scaling --json prints"),
+    "scaling-outlook.schema.json": (ScalingOutlookObject, "what python -m bench scaling --dry-run --json prints"),
     "entry.schema.json": (Snapshot, "a run in the history of slc-bench"),
     "baseline.schema.json": (Baseline, "a baseline of slc-bench"),
     "history.schema.json": (EntriesObject, "what python -m bench history list --json prints"),

@@ -47,7 +47,7 @@ def draw(
 
     Of speed runs Table 3 and Fig. 1, of accuracy runs Tables 1 and 2, Fig. 2 and learning curves, of a run of the whole
     paper all of these and its claims. Of a speed and an accuracy run with rivals (--top-layer) their table, too; of a
-    run of `bench single` its table, which is written nowhere.
+    run of `bench single` its table, which is written nowhere; of one of `bench scaling` Fig. 4 and its table.
     Prints the table, and what was measured beside what the paper published.
 
     With --html, a page that holds all of it with every sample and the history, and opens without a network.
@@ -126,12 +126,14 @@ def _runs_of(path: Path) -> "list[Run | AccuracyRun]":
 
 def _draw(folders: list[Path], output: Path | None) -> int:
     """Write and show the reports; the exit code, which says whether every run is whole."""
-    from bench.runs import is_of_a_single_logit, is_of_the_paper
+    from bench.runs import is_of_a_single_logit, is_of_a_study, is_of_the_paper
 
     if len(folders) > 1 and output is None:
         raise UsageError("several runs together belong to none of their folders; say where to write with --output DIR")
     if any(is_of_a_single_logit(path) for path in folders):
         return _show_single(folders, output)
+    if any(is_of_a_study(path) for path in folders):
+        return _draw_study(folders, output)
     folder = folders[0] if output is None else output
     if any(is_of_the_paper(path) for path in folders):
         if len(folders) > 1:
@@ -169,6 +171,26 @@ def _show_single(folders: Sequence[Path], output: Path | None) -> int:
     run = load(folders[0])
     print_deployment(run, rows(run), sys.stdout)
     return DONE if ended_complete(run) else INCOMPLETE
+
+
+def _draw_study(folders: Sequence[Path], output: Path | None) -> int:
+    """Draw a study over class counts again; the exit code, which says whether the run is whole."""
+    from bench.scaling.run import load
+    from reports.scaling.results import Result, write_result
+    from reports.scaling.terminal import print_result
+
+    if len(folders) > 1:
+        raise UsageError("a run of python -m bench scaling is drawn alone; name it by itself")
+    folder = folders[0] if output is None else output
+    result = Result.of(load(folders[0]))
+    _refuse_without("model", [1] * result.has_figure, folders[0])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = write_result(folder, result)
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    print_result(result, sys.stdout, paths)
+    return DONE if result.run.manifest.status == "complete" else INCOMPLETE
 
 
 def _draw_paper(path: Path, folder: Path) -> None:

@@ -14,7 +14,6 @@ lines are drawn between the cells' middles, logarithmic in classes and in batch 
 Break-even is the class count from which one logit is PAYS times as fast as all of them, or more.
 """
 
-import io
 import math
 import textwrap
 from collections import Counter
@@ -46,9 +45,6 @@ FILES = ("fig3.png", "fig3.svg", "fig3.pdf", "surface.csv")
 
 #: From this speedup on, one logit is said to pay: the first of those for which break-even counts are given.
 PAYS = 1.1
-
-#: What matplotlib would write into a PDF that changes without the numbers.
-PDF_FIELDS = ("CreationDate", "Creator", "Producer")
 
 #: Light to dark at even steps of lightness, for colour-blind readers and for print without colour.
 COLOUR_MAP = "cividis"
@@ -190,17 +186,9 @@ def draw_surfaces(folder: Path, runs: Sequence[tuple[Run, Sequence[Row]]], names
     png, svg, pdf, csv = (folder / name for name in FILES)
     figure = draw(maps, note=figures.note([run.manifest for (run, _), own in zip(runs, found, strict=True) if own]))
     figures.save(figure, png, svg)
-    _save_pdf(figure, pdf)
+    figures.save_pdf(figure, pdf)
     write_atomically(csv, to_frame(maps).to_csv(index=False, lineterminator="\n"))
     return [png, svg, pdf, csv]
-
-
-def _save_pdf(figure: Figure, path: Path) -> None:
-    """The same bytes for the same numbers, complete or not at all. Raises OSError."""
-    drawn = io.BytesIO()
-    with mpl.rc_context(figures.STYLE):
-        figure.savefig(drawn, format="pdf", facecolor="white", metadata=dict.fromkeys(PDF_FIELDS))
-    write_atomically(path, drawn.getvalue())
 
 
 def to_frame(maps: Sequence[Surface]) -> pd.DataFrame:

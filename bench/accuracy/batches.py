@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 #: What random numbers are drawn for; each purpose has a stream of its own.
-Purpose = Literal["order", "augmentation", "noise", "validation noise"]
-_PURPOSES: tuple[Purpose, ...] = ("order", "augmentation", "noise", "validation noise")
+Purpose = Literal["order", "augmentation", "noise", "validation noise", "dropout"]
+_PURPOSES: tuple[Purpose, ...] = ("order", "augmentation", "noise", "validation noise", "dropout")
 
 
 def stream_seed(purpose: Purpose, *numbers: int) -> int:

@@ -9,7 +9,8 @@
                 checkpoint.json              step, whose it is, and the digest of both files
 
 A checkpoint is written beside, synced, and renamed as a whole folder, so that a kill leaves the one before it. The
-newest two are kept. What was cut short or altered is refused with its name.
+newest two are kept. What was cut short or altered is refused with its name. Files of others, such as the shards of a
+top layer that is split over ranks (bench.accuracy.ranks.sharded_checkpoints), lie in the same folder.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,16 @@ from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from archs.shards_on_disk import digest_of
+from archs.whole_files import replacing
 from bench.errors import UsageError
 from bench.folder import write_atomically
 
 #: Checkpoints of a work that are kept: if the newest is damaged by the disk, the one before it is there.
 KEPT = 2
 
-_WEIGHTS, _STATE, _CONTENTS = "weights.safetensors", "state.pt", "checkpoint.json"
+WEIGHTS_FILE = "weights.safetensors"
+_WEIGHTS, _STATE, _CONTENTS = WEIGHTS_FILE, "state.pt", "checkpoint.json"
 _DIGEST = "sha256"
 
 State = dict[str, Any]
@@ -55,11 +59,15 @@ class _Contents(BaseModel):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A work after `step` steps. `weights`: name -> tensor on the CPU; `state`: tensors, numbers, lists and dicts."""
+    """A work after `step` steps. `weights`: name -> tensor on the CPU; `state`: tensors, numbers, lists and dicts.
+
+    folder: where it lies.
+    """
 
     step: int
     weights: dict[str, Tensor]
     state: State
+    folder: Path | None = None
 
 
 class CheckpointFolder:
@@ -72,23 +80,41 @@ class CheckpointFolder:
 
     def save(self, step: int, weights: Mapping[str, Tensor], state: State) -> None:
         """Write a checkpoint; raises OSError if the disk refuses, and leaves those before it as they are."""
-        final = self.path / f"step-{step:09d}"
-        beside = self.path / f".{final.name}.{os.getpid()}"
+        beside = self.begin(step)
         try:
-            beside.mkdir(parents=True)
-            files = {_WEIGHTS: _serialised(weights, {}), _STATE: _pickled(state)}
-            digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-            contents = _Contents(step=step, work=self._work, sha256=digests)
-            for name, content in {**files, _CONTENTS: contents.model_dump_json(indent=1).encode()}.items():
-                write_atomically(beside / name, content)
-            _sync_folder(beside)
-            os.rename(beside, final)
-            _sync_folder(self.path)
+            self.finish(beside, step, weights, state)
         except OSError:
-            shutil.rmtree(beside, ignore_errors=True)
+            self.abandon(beside)
             raise
+
+    def begin(self, step: int) -> Path:
+        """A new folder for the files of a checkpoint, which nothing sees before `finish`. Raises OSError."""
+        beside = self.path / f".{_name_of(step)}.{os.getpid()}"
+        beside.mkdir(parents=True)
+        return beside
+
+    def finish(
+        self, beside: Path, step: int, weights: Mapping[str, Tensor], state: State, also: Sequence[str] = ()
+    ) -> None:
+        """Write weights and state into a folder from `begin`, and make it the newest checkpoint. Raises OSError.
+
+        also: names of files in it that are to have their digests kept too.
+        """
+        files = {_WEIGHTS: _serialised(weights, {}), _STATE: _pickled(state)}
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        digests |= {name: hashlib.sha256((beside / name).read_bytes()).hexdigest() for name in also}
+        contents = _Contents(step=step, work=self._work, sha256=digests)
+        for name, content in {**files, _CONTENTS: contents.model_dump_json(indent=1).encode()}.items():
+            write_atomically(beside / name, content)
+        _sync_folder(beside)
+        os.rename(beside, self.path / _name_of(step))
+        _sync_folder(self.path)
         for older in self._steps()[:-KEPT]:
             shutil.rmtree(older, ignore_errors=True)
+
+    def abandon(self, beside: Path) -> None:
+        """Remove what `begin` made and nothing has finished."""
+        shutil.rmtree(beside, ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
         """The newest checkpoint; None if there is none.
@@ -100,6 +126,10 @@ class CheckpointFolder:
             shutil.rmtree(left_over, ignore_errors=True)
         folders = self._steps()
         return self._read(folders[-1]) if folders else None
+
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step; removes nothing. Raises UsageError as `newest` does, and where there is none."""
+        return self._read(self.path / _name_of(step))
 
     def discard(self) -> None:
         """Remove them all: the work has ended."""
@@ -117,15 +147,45 @@ class CheckpointFolder:
             )
         weights = _read_bytes(folder / _WEIGHTS, contents.sha256)
         state = _read_bytes(folder / _STATE, contents.sha256)
+        for name in contents.sha256.keys() - {_WEIGHTS, _STATE}:
+            _read_bytes(folder / name, contents.sha256)
         return Checkpoint(
-            contents.step, _parsed(folder / _WEIGHTS, weights), _unpickled(folder / _STATE, state, contents.step)
+            contents.step,
+            _parsed(folder / _WEIGHTS, weights),
+            _unpickled(folder / _STATE, state, contents.step),
+            folder,
         )
+
+
+def _name_of(step: int) -> str:
+    return f"step-{step:09d}"
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], whose: str) -> None:
     """Write the weights and buffers of one network, with whose they are and a digest. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, _serialised(weights, {"whose": whose, _DIGEST: _digest_of(weights)}))
+
+
+def write_state(path: Path, state: State) -> str:
+    """Write a state as a file of its own, straight from memory, and give its digest. Raises OSError."""
+    with replacing(path) as file:
+        torch.save(state, file)
+    return digest_of(path)
+
+
+def read_state(path: Path, digest: str, step: int) -> State:
+    """Read what `write_state` wrote, on the CPU; nothing in it is executed.
+
+    Raises UsageError naming the file if it is missing, cut short, altered, or not of that step.
+    """
+    try:
+        found = digest_of(path)
+    except OSError as error:
+        raise _damaged(path, error.strerror or str(error)) from None
+    if found != digest:
+        raise _damaged(path, "its digest is not the one it was written with")
+    return _unpickled(path, path, step)
 
 
 def read_weights(path: Path, whose: str) -> dict[str, Tensor]:
@@ -198,9 +258,10 @@ def _parsed(file: Path, content: bytes) -> dict[str, Tensor]:
         raise _damaged(file, str(error)) from None
 
 
-def _unpickled(file: Path, content: bytes, step: int) -> State:
+def _unpickled(file: Path, content: bytes | Path, step: int) -> State:
+    source = content if isinstance(content, Path) else io.BytesIO(content)
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(source, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = "it holds more than data, and nothing of it was run" if _names_code(error) else "it cannot be parsed"
         raise _damaged(file, reason) from None

@@ -1,38 +1,50 @@
-"""A trained model meets the data: its logits, the paper's measures of them, and the distributions of Fig. 2."""
+"""A trained model meets the data: its logits, the paper's measures of them, and the distributions of Fig. 2.
+
+What is read again and again, by size: logits n x k in memory; else features n x d in memory, and the top layer's
+product over chunks of classes; else the model itself over chunks of examples.
+"""
 
 import time
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from archs.swapping import without_top
 from bench.accuracy import metrics
 from bench.accuracy.data import Dataset, Split
-from bench.accuracy.records import Evaluation, Histogram
+from bench.accuracy.metrics import LayerLogits
+from bench.accuracy.metrics.streams import CHUNK as MOST_LOGITS
+from bench.accuracy.metrics.streams import Reals, Values, arrays, chunks
+from bench.accuracy.records import Evaluation, Histogram, Separation
 from bench.accuracy.run import Influence
 from bench.accuracy.settings import Member
+from bench.machine.memory import free_bytes
 
 #: Bins of Fig. 2's distributions.
 BINS = 80
 
-#: Logits up to this size are held in memory; beyond it the model runs once more for each pass over them.
+#: Logits up to this size are held in memory.
 HELD_BYTES = 2**30
+
+#: Of the memory that is free, what features may take at most.
+FEATURES_SHARE = 0.5
 
 #: Examples of one forward; enough to keep a device busy, few enough to fit beside a model.
 CHUNK = 512
 
 
 class Logits(Protocol):
-    """Logits that can be read several times, in blocks of rows."""
+    """Logits that can be read several times, in blocks of rows or of columns."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """Examples, classes."""
 
-    def blocks(self) -> Iterator[tuple[slice, slice, npt.NDArray[np.float32]]]:
+    def blocks(self) -> Iterator[tuple[slice, slice, Values]]:
         """Rows, columns and their values; each call reads from the beginning."""
 
 
@@ -48,12 +60,8 @@ class ModelLogits:
     def blocks(self) -> Iterator[tuple[slice, slice, npt.NDArray[np.float32]]]:
         """Blocks of rows; logits in float32 on the CPU, whatever the model computes in."""
         examples, classes = self.shape
-        for start in range(0, examples, CHUNK):
-            rows = slice(start, min(start + CHUNK, examples))
-            with torch.inference_mode():
-                images = self._split.images(torch.arange(rows.start, rows.stop)).to(self._device)
-                logits = self._model(images).float().cpu()
-            yield rows, slice(0, classes), logits.numpy()
+        for rows in chunks(examples, max(1, min(CHUNK, MOST_LOGITS // classes))):
+            yield rows, slice(0, classes), _outputs(self._model, self._split, rows, self._device).cpu().numpy()
 
 
 class HeldLogits:
@@ -62,7 +70,7 @@ class HeldLogits:
     def __init__(self, logits: Logits) -> None:
         self.shape = logits.shape
         self._values = np.empty(self.shape, dtype=np.float32)
-        for rows, columns, values in logits.blocks():
+        for rows, columns, values in arrays(logits):
             self._values[rows, columns] = values
 
     def blocks(self) -> Iterator[tuple[slice, slice, npt.NDArray[np.float32]]]:
@@ -70,32 +78,74 @@ class HeldLogits:
         yield slice(0, self.shape[0]), slice(0, self.shape[1]), self._values
 
 
-def logits_of(model: nn.Module, split: Split, classes: int, device: torch.device) -> Logits:
-    """The logits of a model over a split, held in memory where they fit there easily."""
-    logits = ModelLogits(model, split, classes, device)
-    return HeldLogits(logits) if 4 * len(split) * classes <= HELD_BYTES else logits
+def logits_of(
+    model: nn.Module,
+    split: Split,
+    classes: int,
+    device: torch.device,
+    top: Callable[[], str | None] = lambda: None,
+) -> Logits:
+    """The logits of a model over a split, held in memory where they fit there easily.
+
+    `top` gives the path of the model's linear top layer, if it has one: beyond that size, the features that it takes
+    are held, in half of the free memory at most, and logits are computed from them a chunk of classes at a time.
+    Otherwise the model runs once more for each pass over them.
+    """
+    if 4 * len(split) * classes <= HELD_BYTES:
+        return HeldLogits(ModelLogits(model, split, classes, device))
+    path = top()
+    layer = None if path is None else model.get_submodule(path)
+    if path is None or not isinstance(layer, nn.Linear):
+        return ModelLogits(model, split, classes, device)
+    if 4 * len(split) * layer.in_features > FEATURES_SHARE * free_bytes(str(device)):
+        return ModelLogits(model, split, classes, device)
+    features = features_of(without_top(model, path).eval(), split, layer.in_features, device)
+    return LayerLogits(features, layer.weight, layer.bias)
 
 
-def evaluate(member: Member, model: nn.Module, dataset: Dataset, device: torch.device) -> tuple[Evaluation, Influence]:
+def features_of(
+    backbone: nn.Module, split: Split, width: int, device: torch.device, share: slice | None = None
+) -> Tensor:
+    """What the top layer takes of each example of a split, or a share, in order: (n, width) float32 on the device."""
+    first, end = (0, len(split)) if share is None else (share.start, share.stop)
+    features = torch.empty((end - first, width), device=device)
+    for rows in chunks(end - first, CHUNK):
+        features[rows] = _outputs(backbone, split, slice(first + rows.start, first + rows.stop), device)
+    return features
+
+
+def _outputs(model: nn.Module, split: Split, rows: slice, device: torch.device) -> Tensor:
+    """What a network returns for some examples, in float32."""
+    with torch.inference_mode():
+        outputs: Tensor = model(split.images(torch.arange(rows.start, rows.stop)).to(device)).float()
+    return outputs
+
+
+def evaluate(
+    member: Member,
+    model: nn.Module,
+    dataset: Dataset,
+    device: torch.device,
+    top: Callable[[], str | None] = lambda: None,
+) -> tuple[Evaluation, Influence]:
     """Test a chosen model: the single logit, all logits, separation on train and test, and Fig. 2's distributions.
 
-    The one place where test data are looked at. Raises ValueError as bench.accuracy.metrics does (a logit that is
-    not finite).
+    The one place where test data are looked at. `top` is that of `logits_of`. Raises ValueError as
+    bench.accuracy.metrics does (a logit that is not finite).
     """
     start = time.monotonic()
     classes = dataset.facts.classes
     labels = dataset.test.labels.numpy()
     shown = most_frequent(labels)
-    test = logits_of(model, dataset.test.on(device), classes, device)
-    train = logits_of(model, dataset.train.on(device), classes, device)
+    test = logits_of(model, dataset.test.on(device), classes, device, top)
     single = metrics.measure(test, labels, score="single").record()  # first: it refuses logits that are not finite
     of_class, pooled = histograms(test, labels, shown)
     evaluation = Evaluation(
         member=member,
-        accuracy=accuracy(test, labels),
+        accuracy=metrics.accuracy(test, labels),
         single=single,
         all=metrics.measure(test, labels, score="all").record(),
-        separation_train=metrics.separation(train, dataset.train.labels.numpy()),
+        separation_train=_separation_of_training(model, dataset, device, top),
         separation_test=metrics.separation(test, labels),
         shown_class=shown,
         histogram_of_class=of_class,
@@ -106,10 +156,12 @@ def evaluate(member: Member, model: nn.Module, dataset: Dataset, device: torch.d
     return evaluation, influence
 
 
-def accuracy(logits: Logits, labels: npt.NDArray[np.int64]) -> float:
-    """Share of examples whose largest logit is the true one."""
-    hits = sum(int(np.count_nonzero(values.argmax(axis=1) == labels[rows])) for rows, _, values in logits.blocks())
-    return hits / len(labels)
+def _separation_of_training(
+    model: nn.Module, dataset: Dataset, device: torch.device, top: Callable[[], str | None]
+) -> Separation:
+    """Its logits, or features, are let go of before those of others are asked for."""
+    logits = logits_of(model, dataset.train.on(device), dataset.facts.classes, device, top)
+    return metrics.separation(logits, dataset.train.labels.numpy())
 
 
 def most_frequent(labels: npt.NDArray[np.int64]) -> int:
@@ -122,21 +174,44 @@ def histograms(
 ) -> tuple[Histogram, Histogram]:
     """True and false logits of one class, and of all classes, each in equal bins from the lowest to the highest.
 
-    Two passes, in the memory of some rows. Every logit is finite.
+    Two passes, over blocks of rows or of columns, in the memory of some of their rows. Every logit is finite.
     """
+    limits = limits_of(logits, labels, shown)
+    of_class, pooled = drawn(limits, counts_of(logits, labels, shown, limits, bins))
+    return of_class, pooled
+
+
+#: Lowest and highest logit: of the class that is shown, and of all classes.
+Limits = tuple[tuple[float, float], tuple[float, float]]
+
+
+def limits_of(logits: Logits, labels: npt.NDArray[np.int64], shown: int) -> Limits:
+    """First pass of `histograms`; infinite for no logits. labels: (n,), -1 for a class that is not among them."""
     ranges = [(np.inf, -np.inf), (np.inf, -np.inf)]
-    for _, values in _some_rows(logits):
-        for index, part in enumerate((values[:, shown], values)):
-            low, high = ranges[index]
-            ranges[index] = min(low, float(part.min())), max(high, float(part.max()))
+    for part in _parts(logits, labels, shown):
+        for index, values in enumerate((part.shown, part.all)):
+            if values.size:
+                low, high = ranges[index]
+                ranges[index] = min(low, float(values.min())), max(high, float(values.max()))
+    return ranges[0], ranges[1]
+
+
+def counts_of(
+    logits: Logits, labels: npt.NDArray[np.int64], shown: int, limits: Limits, bins: int = BINS
+) -> npt.NDArray[np.int64]:
+    """Second pass: (2, 2, bins) of the class that is shown and of all, true and false. labels: as in `limits_of`."""
     counts = np.zeros((2, 2, bins), dtype=np.int64)
-    for rows, values in _some_rows(logits):
-        is_true = np.zeros(values.shape, dtype=bool)
-        is_true[np.arange(len(values)), labels[rows]] = True
-        for index, (part, mask) in enumerate(((values[:, shown], is_true[:, shown]), (values, is_true))):
-            for side, chosen in enumerate((part[mask], part[~mask])):
-                counts[index, side] += np.histogram(chosen, bins, ranges[index])[0]
-    of_class, pooled = (_histogram(ranges[index], counts[index], bins) for index in range(2))
+    for part in _parts(logits, labels, shown):
+        sides = ((part.shown, part.shown_true), (part.all, part.all_true))
+        for index, (values, true) in enumerate(sides):
+            every, own = (np.histogram(each, bins, limits[index])[0] for each in (values, true))
+            counts[index] += own, every - own
+    return counts
+
+
+def drawn(limits: Limits, counts: npt.NDArray[np.int64]) -> tuple[Histogram, Histogram]:
+    """From limits and (2, 2, bins) counts to the two histograms."""
+    of_class, pooled = (_histogram(limits[index], counts[index], counts.shape[2]) for index in range(2))
     return of_class, pooled
 
 
@@ -145,9 +220,21 @@ def _histogram(limits: tuple[float, float], counts: npt.NDArray[np.int64], bins:
     return Histogram(edges=tuple(edges.tolist()), true=tuple(counts[0].tolist()), false=tuple(counts[1].tolist()))
 
 
-def _some_rows(logits: Logits) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    """Rows of the logits, few enough for copies of them; blocks of rows are as wide as there are classes."""
-    for rows, _, values in logits.blocks():
-        for start in range(0, len(values), CHUNK):
-            part = values[start : start + CHUNK]
-            yield slice(rows.start + start, rows.start + start + len(part)), part
+class _Part(NamedTuple):
+    """Some logits, and which of them are true: of the class that is shown, and of all classes."""
+
+    shown: Reals
+    shown_true: Reals
+    all: Reals
+    all_true: Reals
+
+
+def _parts(logits: Logits, labels: npt.NDArray[np.int64], shown: int) -> Iterator[_Part]:
+    """The logits block by block, few enough rows at a time for what counts them."""
+    for rows, columns, block in arrays(logits):
+        at = slice(shown - columns.start, shown - columns.start + 1) if columns.start <= shown else slice(0)
+        for part in chunks(len(block), max(1, MOST_LOGITS // block.shape[1])):
+            values, own = block[part], labels[rows][part]
+            (here,) = np.nonzero((own >= columns.start) & (own < columns.stop))
+            true = values[here, own[here] - columns.start]
+            yield _Part(values[:, at], true[own[here] == shown], values, true)

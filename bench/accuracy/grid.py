@@ -2,18 +2,32 @@
 
 import contextlib
 import functools
+import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from bench.accuracy import notices, pool
+from bench.accuracy import notices, pool, ray_engine
 from bench.accuracy.events import Ended, Stepped
-from bench.accuracy.orders import Done, Evaluated, Event, Failed, Order, Start, ToTrain, failed_trainings, orders_left
-from bench.accuracy.plan import Plan, Request, plan, plan_of
+from bench.accuracy.orders import (
+    Done,
+    Evaluated,
+    Event,
+    Failed,
+    Order,
+    Start,
+    ToTrain,
+    failed_trainings,
+    orders_left,
+    units,
+)
+from bench.accuracy.plan import Plan, Request, own_device, plan, plan_of
+from bench.accuracy.ranks import ALONE, Place, RankLost, Ranks, agree, first_alone, on_all, on_each
+from bench.accuracy.ranks import orders as shared_orders
 from bench.accuracy.records import Evaluation, Manifest, Training
 from bench.accuracy.run import (
     EVALUATIONS,
@@ -137,6 +151,11 @@ class Grid:
         if notice not in self.manifest.notices:
             self._replace(self.manifest.model_copy(update={"notices": (*self.manifest.notices, notice)}))
 
+    def side_by_side(self, workers: int) -> None:
+        """Write down how many trainings run at the same time, where only a cluster knows. Raises RunNotWritten."""
+        recipe = self.manifest.recipe.model_copy(update={"workers": workers})
+        self._replace(self.manifest.model_copy(update={"recipe": recipe}))
+
     def begin(self) -> None:
         """Write down that the run is being trained again. Raises RunNotWritten."""
         self._replace(self.manifest)
@@ -192,14 +211,15 @@ def start(planned: Plan, output: Path, command: Sequence[str], watch: Watch) -> 
     return Grid(manifest, AccuracyWriter.create(output, manifest), watch)
 
 
-def execute(planned: Plan, grid: Grid) -> AccuracyRun:
+def execute(planned: Plan, grid: Grid, ranks: Ranks = ALONE) -> AccuracyRun:
     """Train and test what a run still lacks. Returns the run, its status set; an interrupt ends it early.
 
+    Of several ranks, rank 0 calls this and the others `follow`; if one of them is gone the run ends as incomplete.
     Raises UsageError if something cannot go on that the user can mend (a checkpoint that was altered), or if the
     disk refuses before the first training ended.
     """
     try:
-        return grid.end(_work_off(planned, grid))
+        return grid.end(_work_off(planned, grid, ranks))
     except UsageError:
         with contextlib.suppress(RunNotWritten):  # what the user has to mend is the other error
             grid.end("incomplete")
@@ -211,17 +231,27 @@ def execute(planned: Plan, grid: Grid) -> AccuracyRun:
         return grid.abandon(notices.not_written(str(error)))
 
 
-def _work_off(planned: Plan, grid: Grid) -> RunStatus:
+def _work_off(planned: Plan, grid: Grid, ranks: Ranks) -> RunStatus:
     """Order after order until nothing is left; how the run ended."""
     try:
-        _carry_out(planned, grid)
+        _carry_out(planned, grid, ranks)
     except KeyboardInterrupt:
         return "interrupted"
+    except RankLost as error:
+        grid.notice(notices.rank_lost(str(error)))
+        return "incomplete"
     return "complete" if _is_whole(grid) else "incomplete"
 
 
-def _carry_out(planned: Plan, grid: Grid) -> None:
+def _carry_out(planned: Plan, grid: Grid, ranks: Ranks) -> None:
     recipe = grid.manifest.recipe
+    if ranks.size > 1:
+        with _workplace_of_rank(planned, grid.writer.path, ranks) as workplace:
+            shared_orders.lead(workplace, grid.next_order, grid.take, ranks)
+        return
+    if grid.manifest.engine.name == "ray":
+        _carry_out_on_ray(grid)
+        return
     if recipe.workers > 1:
         assert planned.source is not None, "a data set in hand is trained in this process"
         begin = Start(
@@ -233,14 +263,55 @@ def _carry_out(planned: Plan, grid: Grid) -> None:
         )
         pool.carry_out(begin, recipe.workers, grid.next_order, grid.take)
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(recipe.threads)
-    try:
+    with _threads(recipe.threads):
         workplace = Workplace(planned.dataset, recipe, grid.manifest.losses, grid.writer.path)
         while (order := grid.next_order()) is not None:
             workplace.carry_out(order, functools.partial(grid.take, order))
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def follow(planned: Plan, ranks: Ranks) -> None:
+    """Carry out, as a rank above 0, what rank 0's `execute` says, until nothing is left; nothing is written or told.
+
+    Raises UsageError if this rank does not see the run's folder, RankLost if another is gone.
+    """
+    with _workplace_of_rank(planned, None, ranks) as workplace:
+        shared_orders.follow(workplace, ranks)
+
+
+@contextlib.contextmanager
+def _workplace_of_rank(planned: Plan, folder: Path | None, ranks: Ranks) -> Iterator[Workplace]:
+    """Where one of several ranks works; `folder` is rank 0's to say."""
+    path: Path = ranks.broadcast(None if folder is None else folder.absolute())
+    on_all(ranks, lambda: _refuse_unseen(path))
+    device = torch.device(planned.recipe.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    with _threads(planned.recipe.threads):
+        yield Workplace(planned.dataset, planned.recipe, planned.losses, path, ranks)
+
+
+def _refuse_unseen(folder: Path) -> None:
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not seen there: give --output a folder on a disk that all ranks share")
+
+
+def _carry_out_on_ray(grid: Grid) -> None:
+    job = ray_engine.job_of(grid.manifest, grid.writer.path)
+    cores = max(1, math.floor(grid.manifest.machine.cores_usable))
+    with ray_engine.joined(grid.manifest.engine, cores) as cluster:
+        workers = cluster.workers(job.recipe, most=len(units(grid.manifest)))
+        grid.side_by_side(workers)
+        cluster.carry_out(job, workers, grid.next_order, grid.take, grid.notice)
 
 
 def _is_whole(grid: Grid) -> bool:
@@ -264,15 +335,36 @@ def train_and_test(request: Request, output: str | Path = "results", watch: Watc
     return execute(planned, start(planned, Path(output), ["train_and_test", repr(named)], watch))
 
 
-def reopen(path: Path, watch: Watch = _nobody) -> tuple[Plan, Grid]:
+def plan_over(request: Request, ranks: Ranks, say: Callable[[str], None] = lambda line: None) -> Plan:
+    """The plan of a request, made by every rank for itself and the same on all of them.
+
+    Rank 0 goes first: what has to be downloaded is there for the others, and how top layers step, which depends on the
+    memory that is free at the moment, is decided once. Raises UsageError on all ranks if one cannot plan, or plans
+    anything else.
+    """
+    if ranks.size == 1:
+        return plan(request, say)
+    agree(ranks, {"request": request.asks()})
+    made = first_alone(ranks, lambda: plan(request, say))
+    step: str = ranks.broadcast(None if made is None else made.recipe.top_layer_step)
+    if made is None:
+        request = replace(request, top_layer_step=request.top_layer_step or step)
+    planned = on_each(ranks, lambda: plan(request) if made is None else made)
+    agree(ranks, planned.decides())
+    return planned
+
+
+def reopen(path: Path, watch: Watch = _nobody, address: str | None = None, ranks: int = 1) -> tuple[Plan, Grid]:
     """A run that was cut off, to be continued; a training that failed there is tried again.
 
-    Raises UsageError if it cannot be read or written, or if machine, versions or data are others than those it began
+    `address`: of another Ray cluster than the one the run began on. ranks: how many are there to go on with it. Raises
+    UsageError if it cannot be read or written, or if machine, versions, data or ranks are others than those it began
     with.
     """
     writer, run = AccuracyWriter.reopen(path)
-    manifest = run.manifest
     with writer.going_on():
+        _refuse_other_ranks(run.manifest, ranks, path)
+        manifest = _at_address(run.manifest, address, path)
         fingerprint.refuse_another(manifest.machine, manifest.versions, manifest.recipe.device, path)
         planned = plan_of(manifest, path)
         writer.drop_torn_line()
@@ -291,3 +383,55 @@ def reopen(path: Path, watch: Watch = _nobody) -> tuple[Plan, Grid]:
             grid.notice(notices.other_commit(manifest.commit, commit))
         grid.begin()
     return planned, grid
+
+
+def reopen_over(path: Path, ranks: Ranks, place: Place, local_ranks: int = 1) -> tuple[Plan, Grid | None]:
+    """`reopen` by several ranks: rank 0 has the grid, the others its plan, on a device of their own.
+
+    place, local_ranks: as in a Request. Raises UsageError on all ranks where `reopen` does on rank 0, and where the
+    data or versions of one are others.
+    """
+    opened = first_alone(ranks, lambda: reopen(path, ranks=ranks.size))
+    grid = None if opened is None else opened[1]
+    try:
+        manifest: Manifest = ranks.broadcast(None if grid is None else grid.manifest)
+        planned = on_each(
+            ranks, lambda: _on_own_device(plan_of(manifest, path) if opened is None else opened[0], place, local_ranks)
+        )
+        agree(ranks, planned.decides())
+    except BaseException:
+        with contextlib.suppress(RunNotWritten):  # what was raised is the other error
+            if grid is not None:
+                grid.end("incomplete")
+        raise
+    return planned, grid
+
+
+def _on_own_device(planned: Plan, place: Place, local_ranks: int) -> Plan:
+    kind = planned.recipe.device.partition(":")[0]
+    device = own_device(kind, place, local_ranks)
+    return replace(planned, recipe=planned.recipe.model_copy(update={"device": device}))
+
+
+def _refuse_other_ranks(manifest: Manifest, ranks: int, path: Path) -> None:
+    then = manifest.recipe.ranks
+    if then == ranks:
+        return
+    how = f"with torchrun --nproc-per-node {then} (or on several machines)" if then > 1 else "without torchrun"
+    raise UsageError(
+        f"{path} was begun by {_processes(then)} a training, and {_processes(ranks)} would go on with it, to other "
+        f"bits: start it {how}"
+    )
+
+
+def _processes(ranks: int) -> str:
+    return "1 process" if ranks == 1 else f"{ranks} ranks"
+
+
+def _at_address(manifest: Manifest, address: str | None, path: Path) -> Manifest:
+    """The manifest of a run that goes on at another Ray cluster, if one is given."""
+    if address is None:
+        return manifest
+    if manifest.engine.name != "ray":
+        raise UsageError(f"{path} was not begun with --engine ray, and goes on with its own settings: drop --address")
+    return manifest.model_copy(update={"engine": manifest.engine.model_copy(update={"address": address})})

@@ -38,7 +38,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from bench.accuracy.settings import PAPER_LOSSES, LossSetting
+from bench.accuracy.settings import AT_PRIOR, PAPER_LOSSES, LossSetting
 from bench.errors import UsageError
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -62,6 +62,10 @@ NEGATIVE_POWER = 0.75
 
 UNIFORM, FREQUENCIES = "uniform", "class frequencies"
 EXACT, SAMPLED = "exact", "sampled"
+#: Whose the noise classes are: an example's own, or one set for the whole minibatch.
+OWN, SHARED = "own", "shared"
+#: Whether log(t q_j) is taken off the logits of classes that were drawn.
+LOG_Q, UNCORRECTED = "log-q", "none"
 #: Chosen by `configured` from the number of classes.
 AUTO = "auto"
 
@@ -128,9 +132,13 @@ def _noise_rate(logits: Tensor, t: float, q: Tensor | None) -> Tensor:
     classes = logits.shape[1]
     if q is None:
         return torch.full((classes,), t / classes, dtype=logits.dtype, device=logits.device)
+    _refuse_other_length(q, classes)
+    return t * q.to(logits)
+
+
+def _refuse_other_length(q: Tensor, classes: int) -> None:
     if q.shape != (classes,):
         raise UsageError(f"q of shape {tuple(q.shape)}: give one probability for each of {classes} classes")
-    return t * q.to(logits)
 
 
 # --- losses of one example at a time that leave the level of its logits free: not aligned
@@ -220,35 +228,49 @@ def sampled_nce(
     t: int = NOISE_SAMPLES,
     q: Tensor | None = None,
     generator: Generator | None = None,
+    shared: bool = False,
+    corrected: bool = True,
 ) -> Tensor:
-    """NCE with its expectation estimated from `t` classes drawn anew from `q` for every example (Sect. 4.2).
+    """NCE with its expectation estimated from `t` classes drawn from `q` (Sect. 4.2).
 
     Without bias: its mean over many draws is `nce(logits, labels, t=t, q=q)`. Arguments as there; classes are drawn
     on the generator's device (the logits', with torch's own generator, if none is given). Under torch.vmap give it
     `randomness="different"` (or "same", one noise for all); in a CUDA graph, a generator registered with the graph.
     torch.compile cannot trace a generator: with one the draw stands between two graphs, with torch's own it is inside.
+
+    `shared`: one set of t classes for the whole minibatch in place of one for every example; the mean is the same, and
+    the gradient's variance larger. `corrected`: log(t q_j) is taken off every logit (the log-q correction). Without
+    it this is the binary cross-entropy of the label and the classes drawn, which learns z_j + log(t q_j) in its place.
+    Raises UsageError as said above, and for a q of another shape.
     """
     z, y = _rows(logits, labels)
+    _, true, noise = _with_noise(z, y, t, q, generator, shared, corrected)
+    return (_softplus(-true) + _softplus(noise).sum(1)).mean()
+
+
+def _with_noise(
+    z: Tensor, y: Tensor, t: int, q: Tensor | None, generator: Generator | None, shared: bool, corrected: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draws of the true class, (m, t), the true logits, (m,), and those of the classes drawn, (m, t), corrected."""
+    drawn = _noise(z, t, q, generator, shared)
+    hit, true, noise = drawn == y[:, None], _true(z, y), z.gather(1, drawn)
+    if not corrected:
+        return hit, true, noise
     log_rate = _noise_rate(z, t, q).log()
-    noise = _noise(z, t, q, generator)
-    u_true = _true(z, y) - log_rate[y]
-    u_noise = z.gather(1, noise) - log_rate[noise]
-    return (_softplus(-u_true) + _softplus(u_noise).sum(1)).mean()
+    return hit, true - log_rate[y], noise - log_rate[drawn]
 
 
-def _noise(logits: Tensor, t: int, q: Tensor | None, generator: Generator | None) -> Tensor:
-    """Classes drawn with replacement, (m, t)."""
+def _noise(logits: Tensor, t: int, q: Tensor | None, generator: Generator | None, shared: bool) -> Tensor:
+    """Classes drawn with replacement, (m, t); the same in every row where they are shared."""
     examples, classes = logits.shape
+    rows = 1 if shared else examples
     device = logits.device if generator is None else generator.device
     if q is None:
-        return torch.randint(classes, (examples, t), generator=generator, device=device).to(logits.device)
-    drawn = torch.multinomial(q.to(device), examples * t, replacement=True, generator=generator)
-    return drawn.view(examples, t).to(logits.device)
-
-
-def _log_rate(logits: Tensor, t: int, q: Tensor | None, noise: Tensor) -> Tensor:
-    """log(t q_j) of the classes that were drawn: noise (m, t) -> (m, t)."""
-    return _noise_rate(logits, t, q).log()[noise]
+        drawn = torch.randint(classes, (rows, t), generator=generator, device=device)
+    else:
+        _refuse_other_length(q, classes)
+        drawn = torch.multinomial(q.to(device), rows * t, replacement=True, generator=generator).view(rows, t)
+    return drawn.to(logits.device).expand(examples, t)
 
 
 def importance_sampling(
@@ -258,6 +280,8 @@ def importance_sampling(
     t: int = NOISE_SAMPLES,
     q: Tensor | None = None,
     generator: Generator | None = None,
+    shared: bool = False,
+    corrected: bool = True,
 ) -> Tensor:
     """Cross-entropy with its partition function estimated by importance sampling (Bengio and Senecal 2008, Sect. III).
 
@@ -266,13 +290,17 @@ def importance_sampling(
     with certainty, and draws of it are left out (Jean et al. 2015, Sect. 3), so that the loss is never below 0. Its
     logarithm, the loss, is too low by a term of order 1/t, which vanishes as t grows; its mean is then `cross_entropy`.
 
-    Arguments as of `sampled_nce`. logits (m, k), labels (m,) -> a scalar. Raises UsageError as said above.
+    Without the correction (`corrected`) it is the softmax over the label and the classes drawn alone, as Partial FC (An
+    et al. 2021) trains, though that draws without replacement. The mean of its Z
+    is e^z_y + sum_{j != y} t q_j e^z_j: of uniform noise the false classes' part is k/t times too low. So log Z is
+    under-estimated, and the level of a logit is that of no probability.
+
+    Arguments as of `sampled_nce`. logits (m, k), labels (m,) -> a scalar. Raises UsageError as there.
     """
     z, y = _rows(logits, labels)
-    noise = _noise(z, t, q, generator)
-    u = z.gather(1, noise) - _log_rate(z, t, q, noise)
-    others = u.masked_fill(noise == y[:, None], -math.inf)
-    true = _true(z, y)
+    hit, _, noise = _with_noise(z, y, t, q, generator, shared, corrected)
+    true = _true(z, y)  # in the sum with certainty: never corrected
+    others = noise.masked_fill(hit, -math.inf)
     return (torch.logsumexp(torch.cat([true[:, None], others], 1), 1) - true).mean()
 
 
@@ -283,20 +311,21 @@ def negative_sampling(
     t: int = NOISE_SAMPLES,
     q: Tensor | None = None,
     generator: Generator | None = None,
+    shared: bool = False,
+    corrected: bool = False,
 ) -> Tensor:
     """Negative sampling: -log s_y - sum_{s: j_s != y} log(1 - s_{j_s}), s = sigmoid(z) (Mikolov et al. 2013, Eq. 4).
 
     j_1 .. j_t are drawn from q; a draw of the true class is left out, as in word2vec. It is NCE without the log-q
     correction: sampled NCE reads the logit as z_j - log(t q_j), this reads it as z_j, so that what it learns of a class
     is shifted by log(t q_j). Without bias at any t: its mean is softplus(-z_y) + t sum_{j != y} q_j softplus(z_j), a
-    binary cross-entropy with weights.
+    binary cross-entropy with weights. `corrected`: with the correction, as NCE has it, and z_j - log(t q_j) above.
 
-    Arguments as of `sampled_nce`. logits (m, k), labels (m,) -> a scalar. Raises UsageError as said above.
+    Arguments as of `sampled_nce`. logits (m, k), labels (m,) -> a scalar. Raises UsageError as there.
     """
     z, y = _rows(logits, labels)
-    noise = _noise(z, t, q, generator)
-    against = _softplus(z.gather(1, noise)).masked_fill(noise == y[:, None], 0)
-    return (_softplus(-_true(z, y)) + against.sum(1)).mean()
+    hit, true, noise = _with_noise(z, y, t, q, generator, shared, corrected)
+    return (_softplus(-true) + _softplus(noise).masked_fill(hit, 0).sum(1)).mean()
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -393,6 +422,16 @@ def nce_infimum(rate: float) -> float:
     return math.log1p(rate) + rate * math.log1p(1 / rate)
 
 
+#: Losses that draw classes, by key, and whether they have the log-q correction unless something else is asked for.
+CORRECTED = {"nce": True, "importance-sampling": True, "negative-sampling": False}
+
+#: What a loss that draws classes is called where it is corrected otherwise than its name says.
+_OTHERWISE_CORRECTED = {
+    "nce": "NCE without log-q",
+    "importance-sampling": "sampled softmax without log-q",
+    "negative-sampling": "negative sampling with log-q",
+}
+
 _DIFFERENCES = "only differences between the logits of one example enter it, so examples may lie at any level"
 
 _ENTRIES = (
@@ -471,7 +510,7 @@ _ENTRIES = (
         infimum=nce_infimum(1.0),  # t = k and uniform q: the rate is 1 at any number of classes
         aligned=True,
         reason="one binary classification a class, of the logit itself: true logits go to 0, false ones to -infinity",
-        hyperparameters={"t": AUTO, "q": AUTO, "estimate": AUTO},
+        hyperparameters={"t": AUTO, "q": AUTO, "estimate": AUTO, "negatives": AUTO, "correction": AUTO},
     ),
     Entry(
         key="binary-ce",
@@ -531,7 +570,7 @@ _FURTHER_ENTRIES = (
         infimum=0.0,
         aligned=False,
         reason=_DIFFERENCES,
-        hyperparameters={"t": AUTO, "q": AUTO, "power": AUTO},
+        hyperparameters={"t": AUTO, "q": AUTO, "power": AUTO, "negatives": AUTO, "correction": AUTO},
     ),
     Entry(
         key="negative-sampling",
@@ -542,7 +581,7 @@ _FURTHER_ENTRIES = (
         infimum=0.0,
         aligned=True,
         reason="in the mean a weighted binary CE of the logit itself: true logits rise, false ones fall without end",
-        hyperparameters={"t": AUTO, "q": AUTO, "power": AUTO},
+        hyperparameters={"t": AUTO, "q": AUTO, "power": AUTO, "negatives": AUTO, "correction": AUTO},
     ),
 )
 
@@ -560,6 +599,26 @@ def further() -> dict[str, Entry]:
 def draws_noise(setting: LossSetting) -> bool:
     """Whether a loss draws random classes, so that each training needs one of its own."""
     return setting.key in further() or setting.hyperparameters.get("estimate") == SAMPLED
+
+
+def pulls_to_prior(setting: LossSetting) -> bool:
+    """Whether a loss pulls logits to a level far below 0 where classes are many, so that the bias best starts there.
+
+    Of binary losses that draw classes these are the ones with the log-q correction: without it there are t false
+    logits for each true one, whatever the number of classes is.
+    """
+    if setting.key in ("nce", "negative-sampling") and draws_noise(setting):
+        return is_corrected(setting)
+    return setting.key in AT_PRIOR
+
+
+def is_corrected(setting: LossSetting) -> bool:
+    """Whether a loss that draws classes has the log-q correction; what an older record does not say is its default."""
+    return setting.hyperparameters.get("correction", _default_correction(setting.key)) == LOG_Q
+
+
+def _default_correction(key: str) -> str:
+    return LOG_Q if CORRECTED[key] else UNCORRECTED
 
 
 def find(name: str) -> Entry:
@@ -616,7 +675,9 @@ def configured(
     estimate ("exact" or "sampled"). NCE's defaults depend on k: exact with t = k and uniform noise up to
     EXACT_NCE_CLASSES, beyond that sampled with t = NOISE_SAMPLES and class frequencies, uniform if none are given.
     Importance and negative sampling have t and q with the latter defaults, and the `power` that frequencies are raised
-    to: 1 and NEGATIVE_POWER.
+    to: 1 and NEGATIVE_POWER. Whatever draws classes has `negatives` ("own" of each example, or "shared" by a
+    minibatch) and `correction` ("log-q", or "none", which negative sampling has by default): where that makes another
+    loss of it, the setting's name says so.
 
     Raises UsageError for an unknown loss or hyperparameter, a value out of its range, and smoothing of a loss for
     which it is not defined.
@@ -633,7 +694,10 @@ def configured(
         loss, used = _configured_sampling(entry, values, classes, class_frequencies, generator)
     else:
         loss, used = _configured(entry, values, label_smoothing)
-    return Configured(LossSetting(key=entry.key, name=entry.name, aligned=entry.aligned, hyperparameters=used), loss)
+    name = entry.name
+    if "correction" in used and used["correction"] != _default_correction(entry.key):
+        name = _OTHERWISE_CORRECTED[entry.key]
+    return Configured(LossSetting(key=entry.key, name=name, aligned=entry.aligned, hyperparameters=used), loss)
 
 
 def of_rival(setting: LossSetting, *, label_smoothing: float = 0.0) -> Configured:
@@ -711,9 +775,33 @@ def _configured_nce(
         "q": UNIFORM if uniform else FREQUENCIES,
         "estimate": EXACT if exact else SAMPLED,
     }
+    shared, corrected, recorded = _how_drawn("nce", values)
     if exact:
+        _refuse_of_exact(values)
         return functools.partial(nce, t=t, q=q), used
-    return functools.partial(sampled_nce, t=_whole("sampled nce", t), q=q, generator=generator), used
+    whole = _whole("sampled nce", t)
+    loss = functools.partial(sampled_nce, t=whole, q=q, generator=generator, shared=shared, corrected=corrected)
+    return loss, used | recorded
+
+
+def _refuse_of_exact(values: Mapping[str, float | str]) -> None:
+    for name in ("negatives", "correction"):
+        if values[name] != AUTO:
+            raise UsageError(
+                f"nce with {name} = {values[name]!r}: its expectation is {EXACT} here, and no classes are drawn; give "
+                f"estimate = {SAMPLED!r} too"
+            )
+
+
+def _how_drawn(key: str, values: Mapping[str, float | str]) -> tuple[bool, bool, dict[str, float | str]]:
+    """Whether noise is shared, whether it is corrected, and both as they are recorded."""
+    shared = not _choice(key, "negatives", values["negatives"], OWN, SHARED, True)
+    corrected = _choice(key, "correction", values["correction"], LOG_Q, UNCORRECTED, CORRECTED[key])
+    recorded: dict[str, float | str] = {
+        "negatives": SHARED if shared else OWN,
+        "correction": LOG_Q if corrected else UNCORRECTED,
+    }
+    return shared, corrected, recorded
 
 
 def _configured_sampling(
@@ -736,7 +824,10 @@ def _configured_sampling(
         used |= {"q": FREQUENCIES, "power": power}
     elif given:
         raise UsageError(f"{key} with power = {values['power']!r}: noise is {UNIFORM} here; give q = {FREQUENCIES!r}")
-    return functools.partial(entry.function, t=_whole(key, t), q=q, generator=generator), used
+    shared, corrected, recorded = _how_drawn(key, values)
+    whole = _whole(key, t)
+    loss = functools.partial(entry.function, t=whole, q=q, generator=generator, shared=shared, corrected=corrected)
+    return loss, used | recorded
 
 
 def _whole(key: str, t: float) -> int:

@@ -1,6 +1,6 @@
 """What a grid's run warns of: what happened, why it matters, what to do."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bench.accuracy.records import Training
 from bench.accuracy.run import AccuracyRun
@@ -8,7 +8,7 @@ from bench.accuracy.settings import Member
 from bench.folder import Notice
 
 #: Noticed in the middle of a run, and no longer true once it is continued.
-MENDED_BY_RESUMING = ("not-written", "not-tested")
+MENDED_BY_RESUMING = ("not-written", "not-tested", "rank-lost")
 
 #: Kinds of notices about trainings that have no result.
 LOST = ("diverged", "failed")
@@ -41,6 +41,16 @@ def not_tested(member: Member, reason: str) -> Notice:
     )
 
 
+def rank_lost(reason: str) -> Notice:
+    """One of the processes that train together is gone."""
+    return Notice(
+        kind="rank-lost",
+        happened=reason,
+        matters="the grid ended here: what ended before is kept, and the training that was under way left checkpoints",
+        remedy="start as many ranks again, with --resume",
+    )
+
+
 def other_commit(then: str | None, now: str | None) -> Notice:
     """A run is continued by another version of slc-bench's own code."""
     return Notice(
@@ -48,6 +58,48 @@ def other_commit(then: str | None, now: str | None) -> Notice:
         happened=f"the run was begun by commit {then or 'unknown'} and is continued by {now or 'unknown'}",
         matters="if what lies between them changes a training, those of this run do not belong together",
         remedy="check out the first commit to continue it, or start a new run",
+    )
+
+
+def never_seen(numbers: Sequence[int], classes: int) -> Notice:
+    """Classes without an example to train on."""
+    return Notice(
+        kind="class-never-seen",
+        happened=f"{len(numbers):,} of {classes:,} classes have no example to train on: "
+        f"{_some([str(number) for number in numbers])}",
+        matters="their logits are trained as false ones alone, so that test examples of them count as errors; losses "
+        "that draw classes draw them all alike, unless their q says otherwise",
+        remedy="more training data, or leave these classes out",
+    )
+
+
+def stepped_in_place(why: str, optimiser: str) -> Notice:
+    """Another optimiser for the top layer than the one that was asked for, since its state has no room."""
+    return Notice(
+        kind="stepped-in-place",
+        happened=f"{why}, more than is free: the top layer is stepped in place by plain SGD",
+        matters=f"it learns without momentum or {optimiser}'s state, at the same learning rates; the backbone has both",
+        remedy="a machine with more memory, then --top-layer-step chunked; or name in-place, to say that it is meant",
+    )
+
+
+def normalised_by_micro_batch(batch_size: int, accumulation: int) -> Notice:
+    """Batch norm sees a part of the minibatch."""
+    return Notice(
+        kind="normalised-by-micro-batch",
+        happened=f"batch norm normalises by micro-batches of {batch_size // accumulation} of {batch_size} examples",
+        matters="the loss is that of the whole minibatch, the normalisation is not: another training than without",
+        remedy="leave --accumulate out, or compare only with runs of the same micro-batches",
+    )
+
+
+def fewer_workers(workers: int, cores: int) -> Notice:
+    """Less side by side than there are cores for."""
+    return Notice(
+        kind="fewer-workers",
+        happened=f"{workers} trainings at the same time, where there are cores for {cores}: memory holds no more",
+        matters="the grid takes longer; its results do not depend on it",
+        remedy="a machine with more memory, or a top layer that steps in place",
     )
 
 

@@ -43,7 +43,7 @@ def make(
     square starts at one, epsilon is inside the root), which is what the paper's Inception-v3 was trained with. Weight
     decay is that of the weights of linear layers and convolutions, as there: not of biases and batch norm. A group's
     `initial_lr` is its rate at step 0. With `capture` the rates are tensors on the parameters' device, and the step can
-    be captured in a CUDA graph.
+    be captured in a CUDA graph. Without parameters (a top layer alone, stepped in place) it has one empty group.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for own, rate in zip(parameters, rates, strict=True):
@@ -52,7 +52,7 @@ def make(
             groups.setdefault((rate, decay), []).append(parameter)
     made = [
         {"params": shared, "lr": rate, "initial_lr": rate, "weight_decay": decay}
-        for (rate, decay), shared in groups.items()
+        for (rate, decay), shared in (groups or {(rates[0], 0.0): []}).items()
     ]
     optimiser = _of_kind(recipe, made, capture=capture)
     if capture:

@@ -57,7 +57,7 @@ def outlook_of(planned: Plan) -> Outlook:
         learning_rates=planned.learning_rates,
         seeds=planned.seeds,
         operations_per_example=operations,
-        seconds=trainings * recipe.steps * recipe.batch_size * operations / rates.operations_per_s,
+        seconds=trainings * recipe.steps * recipe.batch_size * operations / (rates.operations_per_s * recipe.ranks),
     )
 
 

@@ -2,34 +2,43 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import torch
 from pydantic import ValidationError
 
 from archs.rivals import KINDS, NAMES, RivalLayer, TopLayerKind
-from bench.accuracy import data, losses, networks
+from bench.accuracy import capacity, data, losses, networks, notices, ray_engine
+from bench.accuracy.capacity import Demand
 from bench.accuracy.data import Dataset
+from bench.accuracy.data.catalogue import PAPER_STEPS
 from bench.accuracy.data.splits import MemorySplit
+from bench.accuracy.networks import Outline
+from bench.accuracy.ranks import Place
 from bench.accuracy.records import Manifest
 from bench.accuracy.settings import (
     PAPER_RATES,
+    PRIOR_BIAS_CLASSES,
     CompileMode,
     Dtype,
+    Engine,
+    EngineName,
     LossSetting,
     Optimiser,
     Recipe,
     Schedule,
     Source,
+    TopLayerStep,
 )
 from bench.accuracy.stacking import stackable
-from bench.accuracy.training import class_frequencies
+from bench.accuracy.training import class_frequencies, refuse_unfit_step
 from bench.errors import UsageError
-from bench.folder import first_problem
+from bench.folder import Notice, first_problem
 from bench.machine import fingerprint
 from bench.machine.device import resolve_device
+from bench.machine.memory import free_bytes
 from bench.refusals import MOST_THREADS
 
 T = TypeVar("T")
@@ -71,6 +80,10 @@ MOST_SEEDS = 10_000
 LARGEST_STACK = 128
 
 
+#: A process that trains without others.
+ONE_PROCESS = Place(rank=0, size=1, local_rank=0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What to train; None leaves it to the data set, the preset or the device."""
@@ -96,8 +109,25 @@ class Request:
     workers: int | None = None
     stack: int | None = None
     threads: int | None = None
+    engine: str = "local"
+    """local, or ray: one task a training, on a Ray cluster"""
+    address: str | None = None
+    """of the Ray cluster; None: one is started here and ends with the run"""
+    gpu_share: float | None = None
+    """what one task of Ray takes of a GPU; None: all of it"""
+    place: Place = ONE_PROCESS
+    """which of the ranks that train together this process is"""
+    local_ranks: int = 1
+    """how many of them are on this machine"""
+    shard_top_layer: bool = False
+    """split the classes over the ranks"""
     device: str = "auto"
-    prior_bias: bool = False
+    prior_bias: bool | None = None
+    """None: from PRIOR_BIAS_CLASSES classes on, for the losses of bench.accuracy.losses.pulls_to_prior"""
+    top_layer_step: str | None = None
+    """dense, chunked or in-place; None: by the size of the top layer and the memory that is free"""
+    accumulate: int = 1
+    """micro-batches of a step"""
     label_smoothing: float | None = None
     hyperparameters: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
     """key of a loss -> its hyperparameters that differ from the defaults"""
@@ -105,6 +135,15 @@ class Request:
     quick: bool = False
     data_dir: Path | None = None
     input_size: int | None = None
+
+    def asks(self) -> dict[str, object]:
+        """What ranks that train together must be asked alike: all of it but where each of them is and finds things.
+
+        A data set in hand is left out: ranks are refused one.
+        """
+        own = {"place", "local_ranks", "threads", "device", "data_dir"}
+        asked = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in own}
+        return {name: value for name, value in asked.items() if not isinstance(value, Dataset)}
 
 
 @dataclass(frozen=True)
@@ -118,6 +157,21 @@ class Plan:
     losses: tuple[LossSetting, ...]
     learning_rates: tuple[float, ...]
     seeds: tuple[int, ...]
+    engine: Engine = field(default_factory=Engine)
+    notices: tuple[Notice, ...] = ()
+    """what was decided otherwise than somebody might expect, and what is odd about the data"""
+
+    def decides(self) -> dict[str, object]:
+        """What ranks that train together must have alike: all of it but a rank's own device and threads."""
+        recipe = self.recipe.model_dump(mode="json", exclude={"device", "threads"})
+        return {
+            "recipe": recipe | {"device": self.recipe.device.partition(":")[0]},
+            "losses": {loss.key: loss.model_dump(mode="json") for loss in self.losses},
+            "learning_rates": list(self.learning_rates),
+            "seeds": list(self.seeds),
+            "dataset": self.dataset.facts.model_dump(mode="json"),
+            "versions": fingerprint.versions(),
+        }
 
     def manifest(self, *, created: str, command: tuple[str, ...]) -> Manifest:
         """The manifest of a new run of this plan, on this machine."""
@@ -135,6 +189,8 @@ class Plan:
             versions=fingerprint.versions(),
             commit=fingerprint.commit(),
             source=self.source,
+            engine=self.engine,
+            notices=self.notices,
         )
 
 
@@ -158,21 +214,30 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
     seeds = _seeds(request.seed, request.seeds)
     batch_size = chosen("batch_size", 128)
     _refuse_small_batch(batch_size)
-    device = resolve_device(request.device)
+    device = resolve_device(own_device(request.device, request.place, request.local_ranks))
     _refuse_on_cpu(request, device)
+    engine = _engine(request, device, source)
+    _refuse_unfit_ranks(request, source, rivals)
     dataset = _load(asked, source, say)
     _refuse_unfit_data(dataset, batch_size)
+    _refuse_more_ranks_than_classes(dataset, request.place.size)
+    outline = _outline(network, dataset, chosen)
+    _refuse_micro_batches(request.accumulate, batch_size, outline, network)
+    top = _top_layer_step(request, chosen, outline, dataset, kinds, device)
     if source is None and request.workers is not None and request.workers > 1:
         raise UsageError("a data set in hand cannot be sent to workers: leave workers out, or give a name")
     trainings = (len(keys) + len(rivals)) * len(rates) * len(seeds)
+    spreading = _Spreading.of(request, engine, source, trainings)
+    whole = top.step == "dense" and request.accumulate == 1 and not rivals and request.place.size == 1
     workers, stack, threads = spread(
         trainings,
         device=device,
-        stackable=stackable(network, request.dtype) and isinstance(dataset.train, MemorySplit) and not rivals,
+        stackable=whole and stackable(network, request.dtype) and isinstance(dataset.train, MemorySplit),
         cores=_cores(),
-        workers=1 if source is None else request.workers,
-        stack=request.stack,
-        threads=request.threads,
+        workers=spreading.workers,
+        stack=spreading.stack,
+        threads=spreading.threads,
+        room=top.room if engine.name == "local" and request.place.size == 1 else None,
     )
     recipe = _recipe(
         network=network,
@@ -181,15 +246,20 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
         dtype=request.dtype,
         compile=request.compile,
         device=device,
-        prior_bias=request.prior_bias,
+        prior_bias=_prior_bias(request, keys, dataset, outline),
+        top_layer_step=top.step,
+        accumulation=request.accumulate,
+        ranks=request.place.size,
+        shard_top_layer=request.shard_top_layer,
         workers=workers,
         stack=stack,
         threads=threads,
     )
-    _refuse_unfit_network(recipe, dataset)
+    refuse_unfit_step(recipe, request.place.size)
     settings = _loss_settings(keys, dataset, recipe, request)
     settings += tuple(_rival_setting(kind, dataset, recipe) for kind in rivals)
-    return Plan(dataset, source, recipe, settings, rates, seeds)
+    noticed = _noticed(recipe, dataset, outline, top, request, most=1 if source is None else min(_cores(), trainings))
+    return Plan(dataset, source, recipe, settings, rates, seeds, engine, noticed)
 
 
 #: Fields of a recipe that a request or a preset may set, and that keep the recipe's own default otherwise.
@@ -289,7 +359,7 @@ def _rival_setting(kind: TopLayerKind, dataset: Dataset, recipe: Recipe) -> Loss
         dataset.facts.input_shape,
         dataset.facts.classes,
         seed=0,
-        prior_bias=recipe.prior_bias,
+        prior_bias=recipe.prior_bias is True,
         auxiliary=recipe.auxiliary_weight > 0,
         top_layer=kind,
         frequencies=class_frequencies(dataset),
@@ -304,18 +374,24 @@ def _loss_settings(keys: Iterable[str], dataset: Dataset, recipe: Recipe, reques
         raise UsageError(f"hyperparameters of losses that are not trained: {', '.join(sorted(surplus))}")
     for key, given in request.hyperparameters.items():
         _refuse_unknown_hyperparameters(key, given)
-    frequencies = torch.bincount(dataset.train.labels, minlength=dataset.facts.classes)
-    return tuple(
-        losses.configured(
+    frequencies = class_frequencies(dataset)
+    seen = bool((frequencies > 0).all())
+    settings = []
+    for key in keys:
+        given = request.hyperparameters.get(key, {})
+        configured = losses.configured(
             key,
             classes=dataset.facts.classes,
-            class_frequencies=frequencies,
+            # By frequencies noise would never draw a class that is never seen: by default it is uniform there.
+            class_frequencies=frequencies if seen or "q" in given else None,
             label_smoothing=recipe.label_smoothing,
             generator=None,
-            **request.hyperparameters.get(key, {}),
-        ).setting
-        for key in keys
-    )
+            **given,
+        )
+        settings.append(configured.setting)
+    if isinstance(recipe.prior_bias, bool):
+        return tuple(settings)
+    return tuple(setting.model_copy(update={"prior_bias": losses.pulls_to_prior(setting)}) for setting in settings)
 
 
 def _refuse_unknown_hyperparameters(key: str, given: Iterable[str]) -> None:
@@ -331,6 +407,7 @@ def _refuse_unknown_choices(request: Request, chosen: _Chosen) -> None:
         ("--schedule", chosen("schedule", None), get_args(Schedule)),
         ("--dtype", request.dtype, get_args(Dtype)),
         ("--compile", request.compile, get_args(CompileMode)),
+        ("--engine", request.engine, get_args(EngineName)),
     ):
         if value is not None and value not in choices:
             raise UsageError(f"{option} {value!r}: must be one of {', '.join(choices)}")
@@ -370,19 +447,106 @@ def _refuse_unfit_data(dataset: Dataset, batch_size: int) -> None:
         raise UsageError(f"{facts.name} has one class: with nothing to tell it from, there is nothing to train")
     if batch_size > facts.train:
         raise UsageError(f"--batch-size {batch_size}: {facts.name} has {facts.train:,} examples to train on")
+    for part, split in (("training", dataset.train), ("validation", dataset.validation), ("test", dataset.test)):
+        low, high = (int(value) for value in split.labels.aminmax())
+        if low < 0 or high >= facts.classes:
+            raise UsageError(
+                f"{facts.name}: the {part} split has a label of {low if low < 0 else high}, and its {facts.classes:,} "
+                f"classes are 0 .. {facts.classes - 1}; mend the labels, or the number of classes"
+            )
 
 
-def _refuse_unfit_network(recipe: Recipe, dataset: Dataset) -> None:
-    """Better now than in every worker."""
-    facts = dataset.facts
-    networks.build(
-        recipe.network,
-        facts.input_shape,
-        facts.classes,
-        seed=0,
-        prior_bias=recipe.prior_bias,
-        auxiliary=recipe.auxiliary_weight > 0,
+def _outline(network: str, dataset: Dataset, chosen: _Chosen) -> Outline:
+    """What the network is, without its classes; UsageError if it does not fit the data: better now than in a worker."""
+    return networks.outline(network, dataset.facts.input_shape, auxiliary=chosen("auxiliary_weight", 0.0) > 0)
+
+
+def _refuse_micro_batches(accumulate: int, batch_size: int, outline: Outline, network: str) -> None:
+    if _positive("--accumulate", accumulate) == batch_size and outline.normalises:
+        raise UsageError(
+            f"--accumulate {accumulate}: {network} normalises by its micro-batch, and one example has no variance; "
+            "give fewer micro-batches"
+        )
+
+
+def _prior_bias(request: Request, keys: Sequence[str], dataset: Dataset, outline: Outline) -> bool | Literal["auto"]:
+    """Whether top layers start at the prior: as asked for; else where classes are many and a loss needs it."""
+    asked = request.prior_bias
+    if asked and not outline.bias:
+        raise UsageError("--prior-bias: the top layer of this network has no bias to start at the prior; leave it out")
+    if asked is not None:
+        return asked
+    many = dataset.facts.classes >= PRIOR_BIAS_CLASSES
+    as_asked = (
+        LossSetting(key=key, name=key, aligned=False, hyperparameters=dict(request.hyperparameters.get(key, {})))
+        for key in keys
     )
+    return "auto" if many and outline.bias and any(map(losses.pulls_to_prior, as_asked)) else False
+
+
+@dataclass(frozen=True)
+class _TopLayerStep:
+    """How top layers step; trainings that memory holds side by side, none if that is not known; what one needs."""
+
+    step: TopLayerStep
+    room: int | None = None
+    demand: Demand | None = None
+
+
+def _top_layer_step(
+    request: Request,
+    chosen: _Chosen,
+    outline: Outline,
+    dataset: Dataset,
+    kinds: Sequence[TopLayerKind],
+    device: str,
+) -> _TopLayerStep:
+    """Decided by sizes and free memory. Raises UsageError if a training does not fit, before it is asked for."""
+    asked = request.top_layer_step
+    if "full" not in kinds:
+        if asked not in (None, "dense"):
+            raise UsageError(
+                f"--top-layer-step {asked}: the chunks are those of a full top layer; add full, or drop it"
+            )
+        return _TopLayerStep("dense")
+    demand = Demand(
+        examples=chosen("batch_size", 128),
+        classes=dataset.facts.classes,
+        features=outline.features,
+        backbone_parameters=outline.backbone_parameters,
+        states=capacity.states_of(chosen("optimiser", "sgd"), _momentum(chosen)),
+        in_host_memory=device == "cpu",
+        ranks=request.place.size,
+        sharded=request.shard_top_layer,
+    )
+    free = free_bytes(device) // (request.local_ranks if device == "cpu" else 1)
+    if asked is None and chosen("auxiliary_weight", 0.0) > 0:
+        asked = "dense"  # as its auxiliary head is
+    step = capacity.choose_step(asked, demand, free)
+    return _TopLayerStep(step, capacity.side_by_side(step, demand, free), demand)
+
+
+def _momentum(chosen: _Chosen) -> float:
+    return float(chosen("momentum", Recipe.model_fields["momentum"].default))
+
+
+def _noticed(
+    recipe: Recipe, dataset: Dataset, outline: Outline, top: _TopLayerStep, request: Request, *, most: int
+) -> tuple[Notice, ...]:
+    """What somebody might not expect; `most`: workers that there would be if memory had no end."""
+    found = []
+    unseen = (class_frequencies(dataset) == 0).nonzero().flatten().tolist()
+    if unseen:
+        found.append(notices.never_seen(unseen, dataset.facts.classes))
+    if recipe.top_layer_step == "in-place" and request.top_layer_step is None and top.demand is not None:
+        found.append(notices.stepped_in_place(top.demand.words("chunked"), recipe.optimiser))
+    if recipe.accumulation > 1 and outline.normalises:
+        found.append(notices.normalised_by_micro_batch(recipe.batch_size, recipe.accumulation))
+    alone = request.engine == "local" and request.place.size == 1
+    by_default = request.workers is None and request.stack is None and alone
+    if by_default and recipe.device == "cpu" and top.room is not None and recipe.workers == top.room < most:
+        found.append(notices.fewer_workers(recipe.workers, most))
+    return tuple(found)
 
 
 def spread(
@@ -394,30 +558,135 @@ def spread(
     workers: int | None,
     stack: int | None,
     threads: int | None,
+    room: int | None = None,
 ) -> tuple[int, int, int]:
     """How a grid is spread over a device: workers, trainings in a stack, threads of a worker.
 
     On a CPU a worker a core, each with one thread: small networks lose a fifth of two cores to the waiting of one
     thread for the other. On a GPU one process with one stack, since launching kernels is what takes the time there.
-    Raises UsageError for what is not positive, or a stack of networks that cannot be stacked.
+    `room`: trainings that memory holds at the same time; as many as anybody wants if none is given.
+    Raises UsageError for what is not positive, more than there is room for, or a stack of networks that cannot be
+    stacked.
     """
     if stack is not None and stack > 1 and not stackable:
         raise UsageError(
-            f"--stack {stack}: only MLPs with a full top layer, in float32 or bfloat16, on data held in memory, step "
-            "together; leave it out"
+            f"--stack {stack}: only MLPs with a full top layer and dense steps in one piece, in float32 or bfloat16, "
+            "on data held in memory, step together; leave it out"
         )
     on_cpu = device == "cpu"
+    most = trainings if room is None else room
     if stack is None:
-        stack = 1 if on_cpu or not stackable else min(trainings, LARGEST_STACK)
+        stack = 1 if on_cpu or not stackable else min(trainings, LARGEST_STACK, most)
     units = math.ceil(trainings / _positive("--stack", stack))
     if workers is None:
-        workers = min(cores, units) if on_cpu else 1
+        workers = min(cores, units, max(1, most // stack)) if on_cpu else 1
     workers = min(_positive("--workers", workers), units)
+    if min(workers * stack, trainings) > most:
+        raise UsageError(
+            f"{workers} workers with {stack} trainings each: memory holds {most} at the same time; lower --workers or "
+            "--stack"
+        )
     if threads is None:
         threads = max(1, cores // workers)
     if threads > MOST_THREADS:
         raise UsageError(f"--threads {threads}: it must be {MOST_THREADS} or less")
     return workers, stack, _positive("--threads", threads)
+
+
+@dataclass(frozen=True)
+class _Spreading:
+    """What is asked for of a grid's spreading; None leaves it to `spread`."""
+
+    workers: int | None
+    stack: int | None
+    threads: int | None
+
+    @classmethod
+    def of(cls, request: Request, engine: Engine, source: Source | None, trainings: int) -> Self:
+        if request.place.size > 1:
+            return cls(1, 1, max(1, _cores() // request.local_ranks) if request.threads is None else request.threads)
+        return cls.on_ray(request, trainings) if engine.name == "ray" else cls.here(request, source)
+
+    @classmethod
+    def here(cls, request: Request, source: Source | None) -> Self:
+        return cls(1 if source is None else request.workers, request.stack, request.threads)
+
+    @classmethod
+    def on_ray(cls, request: Request, trainings: int) -> Self:
+        """One task a training, of one thread; the cores of this machine say nothing of the cluster's."""
+        return cls(
+            trainings if request.workers is None else request.workers,
+            1 if request.stack is None else request.stack,
+            1 if request.threads is None else request.threads,
+        )
+
+
+def _engine(request: Request, device: str, source: Source | None) -> Engine:
+    """Who carries the trainings out. Raises UsageError if it cannot, before the data are read."""
+    if request.engine != "ray":
+        for option, given in (("--address", request.address), ("--gpu-share", request.gpu_share)):
+            if given is not None:
+                raise UsageError(f"{option} is for trainings on Ray: add --engine ray, or leave it out")
+        return Engine()
+    if source is None:
+        raise UsageError("a data set in hand cannot be sent to Ray: give a name, or leave the engine out")
+    if device == "cpu" and request.gpu_share is not None:
+        raise UsageError("--gpu-share: these trainings run on the CPU; add --device cuda, or leave it out")
+    if device not in ("cpu", "cuda:0"):
+        raise UsageError(f"--device {device}: Ray chooses each task's GPU, which the task sees as cuda:0; give cuda")
+    share = 1.0 if request.gpu_share is None else request.gpu_share
+    if not 0 < share <= 1:
+        raise UsageError(f"--gpu-share {share:g}: it is a part of one GPU, above 0 and 1 at most")
+    if request.workers is not None:
+        _positive("--workers", request.workers)
+    engine = Engine(name="ray", address=request.address or "local", gpu_share=share, workers=request.workers)
+    ray_engine.refuse_unusable(engine)
+    return engine
+
+
+def own_device(asked: str, place: Place, local_ranks: int) -> str:
+    """The device of one of several ranks: the GPU of its number on its machine, or the CPU.
+
+    Raises UsageError for one GPU for all, and for fewer GPUs than ranks: NCCL takes no two ranks on one.
+    """
+    if place.size == 1 or asked == "cpu":
+        return asked
+    if asked not in ("auto", "cuda"):
+        raise UsageError(f"--device {asked}: each rank takes the GPU of its own number; give cuda, or cpu")
+    here = resolve_device(asked)
+    if here == "cpu":
+        return here
+    found = torch.cuda.device_count()
+    if local_ranks > found or place.local_rank >= found:
+        raise UsageError(
+            f"{local_ranks} ranks on this machine and {found} GPUs: no two ranks can share one; start "
+            f"--nproc-per-node {found}, or give --device cpu"
+        )
+    return f"cuda:{place.local_rank}"
+
+
+def _refuse_unfit_ranks(request: Request, source: Source | None, rivals: Sequence[TopLayerKind]) -> None:
+    """What does not go with several ranks, before the data are read. Raises UsageError."""
+    size = request.place.size
+    if request.shard_top_layer and rivals:
+        raise UsageError(f"--shard-top-layer splits a full top layer; leave it, or {', '.join(rivals)}, out")
+    if size == 1:
+        return
+    if source is None:
+        raise UsageError("a data set in hand is in this process alone, and not on the other ranks: give a name")
+    if request.engine == "ray":
+        raise UsageError("--engine ray spreads trainings, ranks share one: leave the engine out, or start no ranks")
+    for option, given in (("--workers", request.workers), ("--stack", request.stack)):
+        if given not in (None, 1):
+            raise UsageError(f"{option} {given}: {size} ranks carry out one training at a time; leave it out")
+
+
+def _refuse_more_ranks_than_classes(dataset: Dataset, ranks: int) -> None:
+    if ranks > 1 and dataset.facts.classes < ranks:
+        raise UsageError(
+            f"{dataset.facts.name} has {dataset.facts.classes} classes, of which each of {ranks} ranks measures some: "
+            "start fewer ranks"
+        )
 
 
 def _cores() -> int:
@@ -446,7 +715,7 @@ def _default_network(dataset: str | Dataset) -> str:
 
 
 def _default_steps(dataset: str | Dataset) -> int:
-    return data.default_steps(dataset) if isinstance(dataset, str) else data.PAPER_STEPS
+    return data.default_steps(dataset) if isinstance(dataset, str) else PAPER_STEPS
 
 
 def _load(dataset: str | Dataset, source: Source | None, say: Callable[[str], None]) -> Dataset:
@@ -470,13 +739,23 @@ def plan_of(manifest: Manifest, run: Path) -> Plan:
     source = manifest.source
     if source is None:
         raise UsageError(f"{run} was trained on a data set in hand: only the program that has it can go on")
+    ray_engine.refuse_unusable(manifest.engine)
     dataset = _load(source.name, source, lambda line: None)
     if dataset.facts != manifest.dataset:
         raise UsageError(
             f"{run} cannot be continued: {source.name} is not what it was: "
             f"{_difference(manifest.dataset, dataset.facts)}"
         )
-    return Plan(dataset, source, manifest.recipe, manifest.losses, manifest.learning_rates, manifest.seeds)
+    return Plan(
+        dataset,
+        source,
+        manifest.recipe,
+        manifest.losses,
+        manifest.learning_rates,
+        manifest.seeds,
+        manifest.engine,
+        manifest.notices,
+    )
 
 
 def _difference(then: Any, now: Any) -> str:

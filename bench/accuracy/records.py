@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from bench.accuracy.settings import LossSetting, Member, Recipe, Source
+from bench.accuracy.settings import Engine, LossSetting, Member, Recipe, Source
 from bench.folder import Record, RunManifest
 from bench.machine.fingerprint import Machine
 
@@ -25,7 +25,9 @@ class DatasetFacts(Record):
 
     name: str
     classes: PositiveInt
-    input_shape: tuple[PositiveInt, ...] = Field(description="of one example: channels, height, width")
+    input_shape: tuple[PositiveInt, ...] = Field(
+        description="of one example: channels, height, width; or its number of features"
+    )
     train: PositiveInt = Field(description="examples that were trained on")
     validation: PositiveInt = Field(description="examples held out of the training split to choose the learning rate")
     test: PositiveInt
@@ -45,6 +47,7 @@ class Manifest(RunManifest):
         (), description="in the order of the classes; they tell no data apart, so a run without them goes on as it is"
     )
     source: Source | None = Field(None, description="where the data lie; none for data in hand")
+    engine: Engine = Field(Engine(), description="who carries the trainings out; decides none of their results")
     recipe: Recipe
     losses: tuple[LossSetting, ...]
     learning_rates: tuple[float, ...]

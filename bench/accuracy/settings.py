@@ -11,6 +11,8 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 CompileMode = Literal["none", "default", "reduce-overhead"]
 Optimiser = Literal["sgd", "adam", "adamw", "rmsprop"]
 Schedule = Literal["constant", "cosine", "exponential"]
+EngineName = Literal["local", "ray"]
+TopLayerStep = Literal["dense", "chunked", "in-place"]
 
 #: The paper's learning rates (Sect. 6.1).
 PAPER_RATES = (1.0, 0.1, 0.01, 0.001)
@@ -21,6 +23,13 @@ PAPER_LOSSES = ("ce", "max-margin", "self-norm", "nce", "binary-ce", "batch-ce",
 
 #: Losses that are not the paper's, by their keys in bench.accuracy.losses.further().
 FURTHER_LOSSES = ("importance-sampling", "negative-sampling")
+
+#: Losses that pull every logit towards a level far below 0 where there are many classes, so that a top layer whose
+#: bias starts at -log(k - 1) starts there; docs/losses.md says why these and no others.
+AT_PRIOR: frozenset[str] = frozenset(("self-norm", "nce", "binary-ce"))
+
+#: Classes from which on the bias starts there unless something else is asked for.
+PRIOR_BIAS_CLASSES = 1000
 
 #: What stands in the place of a loss's key, and counts neither among the paper's losses nor among its eleven: further
 #: losses, and rivals of the full top layer, each trained by its own negative log-likelihood.
@@ -56,6 +65,19 @@ class Source(_Frozen):
     input_size: PositiveInt | None = Field(None, description="pixels; none for the data set's own")
 
 
+class Engine(_Frozen):
+    """Who carries the trainings out; no part of what decides their results."""
+
+    name: EngineName = Field("local", description="local: this machine, one process a worker; ray: a Ray cluster")
+    address: str = Field(
+        "local", description="Ray: of the cluster, HOST:PORT or auto; local starts one here that ends with the run"
+    )
+    gpu_share: float = Field(1.0, gt=0, le=1, description="Ray: what one task takes of a GPU")
+    workers: PositiveInt | None = Field(
+        None, description="Ray: most tasks at the same time; none for as many as the cluster has room for"
+    )
+
+
 class LossSetting(_Frozen):
     """A loss as it is used in a run; or a rival of the full top layer with its own loss."""
 
@@ -66,12 +88,16 @@ class LossSetting(_Frozen):
         "paper's for the reason given in bench.accuracy.losses"
     )
     hyperparameters: dict[str, float | str] = Field({}, description="every value that was used, defaults included")
+    prior_bias: bool | None = Field(
+        None,
+        description="whether top layers' bias starts at -log(classes - 1) under this loss; none: as the recipe says",
+    )
 
 
 class Recipe(_Frozen):
     """How every training of a run is done. The defaults are the paper's where it says, else facts of its time."""
 
-    network: str = Field(description="mlp, cnn, or a name that archs.registry knows")
+    network: str = Field(description="mlp, cnn, linear, or a name that archs.registry knows")
     steps: PositiveInt
     batch_size: PositiveInt = 128
     optimiser: Optimiser = "sgd"
@@ -84,7 +110,18 @@ class Recipe(_Frozen):
     decay_rate: float | None = Field(None, gt=0, le=1, description="exponential schedule: factor of one decay")
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     auxiliary_weight: float = Field(0.0, ge=0, description="weight of the loss on Inception-v3's auxiliary head")
-    prior_bias: bool = Field(False, description="the top layer's bias starts at -log(classes - 1)")
+    prior_bias: bool | Literal["auto"] = Field(
+        False, description="the top layer's bias starts at -log(classes - 1); auto: under the losses that say so"
+    )
+    top_layer_step: TopLayerStep = Field(
+        "dense",
+        description="dense: all logits of a minibatch at once; chunked: over chunks of classes, the weight's gradient "
+        "goes to the optimiser; in-place: the same, and the top layer makes plain SGD's step chunk by chunk, without "
+        "momentum or any other state, whatever the optimiser of the rest",
+    )
+    accumulation: PositiveInt = Field(1, description="micro-batches that a step's forward and backward are cut into")
+    ranks: PositiveInt = Field(1, description="processes that carry out one training together, data-parallel")
+    shard_top_layer: bool = Field(False, description="the classes of the top layer are split over the ranks")
     dtype: Dtype = "float32"
     compile: CompileMode = "none"
     device: str = Field("cpu", description="cpu or cuda:N")
@@ -92,3 +129,10 @@ class Recipe(_Frozen):
     workers: PositiveInt = Field(1, description="trainings (or stacks of them) that run at the same time")
     stack: PositiveInt = Field(1, description="trainings in one stack of weights; 1 trains them one by one")
     curve_points: PositiveInt = Field(20, description="validations on the way, evenly spaced; the last at the end")
+
+
+def starts_at_prior(recipe: Recipe, setting: LossSetting) -> bool:
+    """Whether the top layer's bias starts at -log(classes - 1) in trainings by this loss."""
+    if isinstance(recipe.prior_bias, bool):
+        return recipe.prior_bias
+    return bool(setting.prior_bias)

@@ -7,21 +7,25 @@
 Steps run in windows of a fraction of a second. The losses of a window are read at its end, all at once: nothing is
 waited for within it. What is decided (curve, divergence, weights) does not depend on where windows end, so a training
 that was killed and goes on from a checkpoint ends as if it had not been.
+
+Several ranks (bench.accuracy.ranks) run the same windows: what the clock decides is decided by rank 0's.
 """
 
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from archs.swapping import without_top
 from archs.top_layer_kinds import RIVALS, TopLayerKind
 from bench.accuracy import networks, optimisers
 from bench.accuracy.batches import stream_seed
@@ -29,10 +33,23 @@ from bench.accuracy.checkpoints import Checkpoint, CheckpointFolder, State, read
 from bench.accuracy.data import Dataset
 from bench.accuracy.events import Ended, Stepped
 from bench.accuracy.losses import Configured, configured, draws_noise, of_rival
+from bench.accuracy.ranks import (
+    ALONE,
+    Ranks,
+    ShardedCheckpoint,
+    ShardedCheckpoints,
+    TopLayerNames,
+    on_each,
+    on_first,
+    read_network,
+    refuse_drift,
+    shares,
+    write_network,
+)
 from bench.accuracy.records import CurvePoint, DatasetFacts, Training
-from bench.accuracy.settings import LossSetting, Member, Recipe
+from bench.accuracy.settings import LossSetting, Member, Recipe, starts_at_prior
 from bench.accuracy.stacking import stackable
-from bench.accuracy.steps import EagerSteps, GraphedSteps, Learner, Minibatches, can_be_captured
+from bench.accuracy.steps import EagerSteps, GraphedSteps, Learner, Minibatches, can_be_captured, parted
 from bench.accuracy.validation import validate
 from bench.errors import UsageError
 
@@ -43,6 +60,10 @@ PROGRESS_EVERY_S = 0.5
 WINDOW_S = 0.2
 LONGEST_WINDOW = 1000
 FIRST_WINDOW = 4
+
+#: Fields of a recipe that came later, and what was done before: with these values they are left out of the digest of a
+#: work, so that checkpoints from then are still those of the same trainings.
+_LATER_FIELDS = {"top_layer_step": "dense", "accumulation": 1, "ranks": 1, "shard_top_layer": False}
 
 
 class Work(BaseModel):
@@ -80,55 +101,112 @@ def train(
     *,
     checkpoints: Path | None,
     checkpoint_every_s: float = 30.0,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train the members of a work to the end, and emit Ended for each.
 
     With a folder of `checkpoints` it goes on from where a kill left it, and leaves `<member.name>.safetensors` there
-    for each training that reached its end (see `model_of`); a training that diverged leaves its record alone. If it is
-    cut off between two Ended, all are emitted again when it is done again, and are equal but for their times. `emit`
-    may raise; the folder stays usable. Torch's thread count and random state are the caller's again afterwards.
+    for each training that reached its end (see `model_of`), or `<member.name>.sharded`, a folder, where the top layer
+    is split over ranks; a training that diverged leaves its record alone. If it is cut off between two Ended, all are
+    emitted again when it is done again, and are equal but for their times. `emit` may raise; the folder stays usable.
+    Torch's thread count and random state are the caller's again afterwards.
+
+    ranks: all of them call this with the same work and data, and emit the same events in the same order; the folder
+    must be one that all see.
 
     Raises UsageError for what cannot be trained so and for a checkpoint that was altered or is another's, OSError if
-    the disk refuses.
+    the disk refuses, RankLost if another rank is gone.
     """
-    _refuse_unstackable(work)
+    _refuse_unfit_members(work)
+    refuse_unfit_step(work.recipe, ranks.size)
+    _refuse_more_ranks_than_classes(work.recipe, dataset.facts)
     device = torch.device(work.recipe.device)
-    folder = None if checkpoints is None else CheckpointFolder(checkpoints / work.name, _digest(work, dataset.facts))
-    with _threads(work.recipe.threads), _current(device), _own_random_state(device, work.members[0].seed):
-        trainer = _Trainer(work, dataset, emit)
-        if folder is not None and (found := folder.newest()) is not None:
-            trainer.restore(found)
+    digest = ranks.broadcast(_digest(work, dataset.facts))  # the number of a rank's GPU is its own
+    folder = None if checkpoints is None else CheckpointFolder(checkpoints / work.name, digest)
+    with _threads(work.recipe.threads), _current(device), _own_random_state(device, _dropout_seed(work, ranks)):
+        trainer = _Trainer(work, dataset, emit, ranks)
+        if folder is not None:
+            trainer.go_on(folder)
         trainer.run(folder, checkpoint_every_s)
         ended = trainer.ended()
         if checkpoints is not None:
-            for training, weights in zip(ended, trainer.learner.state_dicts(), strict=True):
-                if training.status == "ok":
-                    name = training.member.name
-                    write_weights(checkpoints / f"{name}.safetensors", weights, name)
+            trainer.write_networks(ended, checkpoints)
     for training in ended:
         emit(Ended(training=training))
     if folder is not None:
-        folder.discard()
+        on_first(ranks, folder.discard)
 
 
 def model_of(
     member: Member, recipe: Recipe, facts: DatasetFacts, checkpoints: Path, frequencies: Tensor | None = None
 ) -> nn.Module:
-    """The network a training ended with, in evaluation mode on the CPU.
+    """The network a training ended with, in evaluation mode on the CPU; whole, also where its top layer was split.
 
     `frequencies` of the classes in the training split, (classes,): they decide the shape of a rival of the full top
     layer, and a member without one needs none.
 
     Raises UsageError if its weights are missing, damaged, or those of another network.
     """
-    file = checkpoints / f"{member.name}.safetensors"
-    weights = read_weights(file, member.name)
-    network = _network(member, recipe, facts, frequencies)
+    network = _network(member, recipe, facts, frequencies, prior_bias=False)  # the weights say what became of it
+    if recipe.shard_top_layer:
+        path = _sharded_network(checkpoints, member)
+        weights, weight, bias = read_network(path, member.name, facts.classes, ALONE)
+        names = _names_of_top_layer(recipe, facts)
+        weights |= {names.weight: weight} | ({} if bias is None else {names.bias: bias})
+    else:
+        path = checkpoints / f"{member.name}.safetensors"
+        weights = read_weights(path, member.name)
+    return _with_weights(network, weights, path, recipe).eval()
+
+
+def sharded_model_of(
+    member: Member,
+    recipe: Recipe,
+    facts: DatasetFacts,
+    checkpoints: Path,
+    ranks: Ranks,
+    frequencies: Tensor | None = None,
+) -> tuple[nn.Module, Tensor, Tensor | None, int]:
+    """The network a training ended with, its full top layer split over `ranks`, which may be others than trained it.
+
+    Gives the network without its top layer, (m, ...) -> features (m, d), in evaluation mode on the CPU; this rank's
+    rows of that layer, weight (k_local, d) and bias (k_local,) or none; and the class of the first row. Of a layer that
+    was split no other rank's rows are read. Raises UsageError on all ranks as `model_of`, and for a rival.
+    """
+    if (kind := top_layer_of(member)) != "full":
+        raise UsageError(f"a top layer of {kind} has no rows of one class each to split over ranks")
+    path = top_path(recipe, facts)
+    if not recipe.shard_top_layer:
+        network = on_each(ranks, lambda: model_of(member, recipe, facts, checkpoints, frequencies))
+        layer = network.get_submodule(path)
+        assert isinstance(layer, nn.Linear)
+        own = shares(facts.classes, ranks.size)[ranks.rank]
+        own_bias = None if layer.bias is None else layer.bias.detach()[own].clone()
+        return without_top(network, path).eval(), layer.weight.detach()[own].clone(), own_bias, own.start
+    file = _sharded_network(checkpoints, member)
+    weights, weight, bias = read_network(file, member.name, facts.classes, ranks)
+    few = facts.model_copy(update={"classes": 2})  # what is below the top layer is the same for any number of classes
+    backbone = without_top(_network(member, recipe, few, None, prior_bias=False), path)
+    first = shares(facts.classes, ranks.size)[ranks.rank].start
+    return _with_weights(backbone, weights, file, recipe).eval(), weight, bias, first
+
+
+def _with_weights(network: nn.Module, weights: dict[str, Tensor], path: Path, recipe: Recipe) -> nn.Module:
+    """The network with these in the place of its own, which it lets go of."""
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(weights, assign=True)
     except RuntimeError:
-        raise UsageError(f"{file}: these are the weights of another network than {recipe.network}") from None
-    return network.eval()
+        raise UsageError(f"{path}: these are the weights of another network than {recipe.network}") from None
+    return network
+
+
+def _sharded_network(checkpoints: Path, member: Member) -> Path:
+    return checkpoints / f"{member.name}.sharded"
+
+
+def _names_of_top_layer(recipe: Recipe, facts: DatasetFacts) -> TopLayerNames:
+    path = top_path(recipe, facts)
+    return TopLayerNames(*(f"{path}.{name}".removeprefix(".") for name in ("weight", "bias")))
 
 
 def curve_steps(steps: int, points: int) -> tuple[int, ...]:
@@ -204,22 +282,34 @@ class _Account:
 class _Trainer:
     """Runs the windows of a work, and keeps account."""
 
-    def __init__(self, work: Work, dataset: Dataset, emit: Callable[[Stepped | Ended], None]) -> None:
+    def __init__(self, work: Work, dataset: Dataset, emit: Callable[[Stepped | Ended], None], ranks: Ranks) -> None:
         recipe = work.recipe
+        self._ranks = ranks
+        self._facts = dataset.facts
         device = torch.device(recipe.device)
         self._work = work
         self._emit = emit
         self._train, self._validation = dataset.train.on(device), dataset.validation.on(device)
         self._noise = [_noise_of(member, device) for member in work.members]
         frequencies = class_frequencies(dataset)
-        made = [_network(member, recipe, dataset.facts, frequencies) for member in work.members]
+        settings = {setting.key: setting for setting in work.losses}
+        made = [
+            _network(
+                member, recipe, dataset.facts, frequencies, prior_bias=starts_at_prior(recipe, settings[member.loss])
+            )
+            for member in work.members
+        ]
         _refuse_lone_example(recipe, made[0])
+        stepped = _step_of(work.members[0], recipe)
         self.learner = Learner(
             made,
             _losses(work, dataset, self._noise),
             [member.learning_rate for member in work.members],
-            recipe,
-            capture=can_be_captured(recipe, self._train),
+            stepped,
+            capture=can_be_captured(stepped, self._train),
+            top=top_path(recipe, dataset.facts) if parted(stepped) else None,
+            ranks=ranks,
+            classes=dataset.facts.classes,
         )
         self._accounts = [_Account(member) for member in work.members]
         self._curve_steps = curve_steps(recipe.steps, recipe.curve_points)
@@ -232,7 +322,7 @@ class _Trainer:
     def run(self, folder: CheckpointFolder | None, every_s: float) -> None:
         """To the last step, or until all have diverged."""
         steps = self._steps()
-        saved = time.monotonic()
+        saved = self._now()
         self._tell()
         while self._step < self._work.recipe.steps and not self._all_diverged:
             self._run_window(steps)
@@ -240,20 +330,57 @@ class _Trainer:
                 self._validate()
             self._tell()
             unfinished = self._step < self._work.recipe.steps and not self._all_diverged
-            if folder is not None and unfinished and time.monotonic() - saved >= every_s:
-                folder.save(self._step, self.learner.module.state_dict(), self._state())
-                saved = time.monotonic()
+            if folder is not None and unfinished and self._now() - saved >= every_s:
+                self._save(folder)
+                saved = self._now()
         self._refuse_weights_not_finite()
 
     def ended(self) -> list[Training]:
         """The record of each training."""
         return [self._record(account) for account in self._accounts]
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go on from a checkpoint of the same work."""
-        state = checkpoint.state
-        self._step = checkpoint.step
-        self.learner.module.load_state_dict(checkpoint.weights)
+    def go_on(self, folder: CheckpointFolder) -> None:
+        """From the newest checkpoint of the same work, if there is one."""
+        if self.learner.sharded is None:
+            found = _newest(folder, self._ranks)
+            if found is not None:
+                self._restore(found.weights, found.state)
+            return
+        sharded = self._sharded_checkpoints(folder).newest(self._facts.classes)
+        if sharded is not None:
+            self._restore(sharded.weights, sharded.state)
+            on_each(self._ranks, lambda: self._restore_rows(sharded))
+
+    def write_networks(self, ended: Sequence[Training], checkpoints: Path) -> None:
+        """The weights of each training that reached its end."""
+        for training, weights in zip(ended, self.learner.state_dicts(), strict=True):
+            if training.status != "ok":
+                continue
+            name = training.member.name
+            if self.learner.sharded is not None:
+                names = _names_of_top_layer(self._work.recipe, self._facts)
+                path = _sharded_network(checkpoints, training.member)
+                write_network(path, weights, self.learner.sharded, name, self._ranks, names)
+            else:
+                on_first(self._ranks, partial(write_weights, checkpoints / f"{name}.safetensors", weights, name))
+
+    def _save(self, folder: CheckpointFolder) -> None:
+        """A checkpoint, by all ranks together."""
+        state, weights, step = self._state(), self.learner.module.state_dict(), self._step
+        if self.learner.sharded is None:
+            on_first(self._ranks, lambda: folder.save(step, weights, state))
+            return
+        optimiser = self.learner.own_optimiser
+        own = None if optimiser is None else {"step": step, "optimiser": optimiser.state_dict()}
+        self._sharded_checkpoints(folder).save(step, weights, state, self.learner.sharded, own)
+
+    def _sharded_checkpoints(self, folder: CheckpointFolder) -> ShardedCheckpoints:
+        return ShardedCheckpoints(folder, self._ranks, _names_of_top_layer(self._work.recipe, self._facts))
+
+    def _restore(self, weights: Mapping[str, Tensor], state: State) -> None:
+        """What every rank has, and this rank's random state."""
+        self._step = state["step"]
+        self.learner.module.load_state_dict(weights)
         optimisers.restore(self.learner.optimiser, state["optimiser"], capture=self.learner.capture)
         if self.learner.scaler:
             self.learner.scaler.load_state_dict(state["scaler"])
@@ -261,17 +388,37 @@ class _Trainer:
             account.restore(own)
         for generator, own in zip(self._noise, state["noise"], strict=True):
             generator.set_state(own)
-        _set_random_state(self.learner.device, state["random"])
+        random = state["random"]
+        _set_random_state(self.learner.device, random if self._ranks.size == 1 else random[self._ranks.rank])
         self._stepping_s, self._validating_s = state["stepping_s"], state["validating_s"]
 
+    def _restore_rows(self, checkpoint: ShardedCheckpoint) -> None:
+        """This rank's rows of a split layer, and what their optimiser keeps of them."""
+        held, optimiser = self.learner.sharded, self.learner.own_optimiser
+        assert held is not None
+        with torch.no_grad():
+            held.weight.copy_(checkpoint.weight)
+            if held.bias is not None and checkpoint.bias is not None:
+                held.bias.copy_(checkpoint.bias)
+        if optimiser is None:
+            return
+        if checkpoint.own is None:
+            raise UsageError(
+                f"the checkpoint of step {checkpoint.step} has no state of the optimiser for {self._ranks.size} ranks: "
+                "start as many as wrote it"
+            )
+        optimisers.restore(optimiser, checkpoint.own["optimiser"])
+
     def _state(self) -> State:
+        """The same on all ranks, whose random states it holds."""
+        random = self._ranks.gather_objects(_random_state(self.learner.device))
         return {
             "step": self._step,
             "optimiser": self.learner.optimiser.state_dict(),
             "scaler": self.learner.scaler.state_dict() if self.learner.scaler else None,
             "accounts": [account.state() for account in self._accounts],
             "noise": [generator.get_state() for generator in self._noise],
-            "random": _random_state(self.learner.device),
+            "random": random[0] if self._ranks.size == 1 else random,
             "stepping_s": self._stepping_s,
             "validating_s": self._validating_s,
         }
@@ -281,7 +428,8 @@ class _Trainer:
         return all(account.diverged_at is not None for account in self._accounts)
 
     def _steps(self) -> EagerSteps | GraphedSteps:
-        minibatches = Minibatches(self._train, self._work.recipe, [member.seed for member in self._work.members])
+        seeds = [member.seed for member in self._work.members]
+        minibatches = Minibatches(self._train, self._work.recipe, seeds, self._ranks)
         if not self.learner.capture:
             return EagerSteps(self.learner, minibatches, self._step)
         return GraphedSteps(self.learner, minibatches, self._step, LONGEST_WINDOW, self._noise)
@@ -289,9 +437,9 @@ class _Trainer:
     def _run_window(self, steps: EagerSteps | GraphedSteps) -> None:
         ahead = next(step for step in self._curve_steps if step > self._step) - self._step
         count = window(self._window_s, ahead)
-        start = time.monotonic()
+        start = self._now()
         losses = steps.run(count).t().tolist()  # reading them waits for the device
-        took = time.monotonic() - start
+        took = self._now() - start
         for account, own in zip(self._accounts, losses, strict=True):
             account.add(self._step, own)
         self._step += count
@@ -299,10 +447,11 @@ class _Trainer:
         self._window_s = took / count
 
     def _validate(self) -> None:
-        start = time.monotonic()
+        refuse_drift(self._ranks, self.learner.module.state_dict(), self._step)
+        start = self._now()
         with self._noise_of_validation():
-            found = validate(self.learner, self._validation, len(self._accounts))
-        self._validating_s += time.monotonic() - start
+            found = validate(self.learner, self._validation, len(self._accounts), self._facts.classes)
+        self._validating_s += self._now() - start
         for account, (loss, accuracy) in zip(self._accounts, found, strict=True):
             account.validated(self._step, loss, accuracy, self._stepping_s + self._validating_s)
 
@@ -320,14 +469,21 @@ class _Trainer:
 
     def _refuse_weights_not_finite(self) -> None:
         """The last step's update is seen by no later loss: a training it left without numbers has diverged there."""
+        held = self.learner.sharded
+        rows = [] if held is None else [each for each in (held.weight, held.bias) if each is not None]
         for account, weights in zip(self._accounts, self.learner.state_dicts(), strict=True):
-            if account.diverged_at is None and not all(_is_finite(tensor) for tensor in weights.values()):
+            lost = not all(_is_finite(tensor) for tensor in (*weights.values(), *rows))
+            if any(self._ranks.gather_objects(lost)) and account.diverged_at is None:
                 account.diverged_at = self._step
+
+    def _now(self) -> float:
+        """Seconds of rank 0's clock: one clock decides for all, so that all decide alike."""
+        return float(self._ranks.broadcast(time.monotonic()))
 
     def _tell(self) -> None:
         """Progress, if the last was long enough ago."""
         told_at, told_step, told_s = self._told
-        if time.monotonic() - told_at < PROGRESS_EVERY_S:
+        if self._now() - told_at < PROGRESS_EVERY_S:
             return
         steps, seconds = self._step - told_step, self._stepping_s - told_s
         first = told_at == -math.inf
@@ -343,7 +499,7 @@ class _Trainer:
                 steps_per_s=None if first or not steps or not seconds else steps / seconds,
             )
         )
-        self._told = (time.monotonic(), self._step, self._stepping_s)
+        self._told = (self._now(), self._step, self._stepping_s)
 
     def _record(self, account: _Account) -> Training:
         diverged = account.diverged_at is not None
@@ -376,13 +532,27 @@ def top_layer_of(member: Member) -> TopLayerKind:
     return next((kind for kind in RIVALS if kind == member.loss), "full")
 
 
-def _network(member: Member, recipe: Recipe, facts: DatasetFacts, frequencies: Tensor | None) -> nn.Module:
+def top_path(recipe: Recipe, facts: DatasetFacts) -> str:
+    """Where the top layer of a recipe's network is."""
+    return networks.outline(recipe.network, facts.input_shape, auxiliary=recipe.auxiliary_weight > 0).path
+
+
+def _step_of(member: Member, recipe: Recipe) -> Recipe:
+    """The recipe as a member steps by it: the chunks are those of a full layer, and rivals have none."""
+    if top_layer_of(member) == "full":
+        return recipe
+    return recipe.model_copy(update={"top_layer_step": "dense"})
+
+
+def _network(
+    member: Member, recipe: Recipe, facts: DatasetFacts, frequencies: Tensor | None, *, prior_bias: bool
+) -> nn.Module:
     return networks.build(
         recipe.network,
         facts.input_shape,
         facts.classes,
         seed=member.seed,
-        prior_bias=recipe.prior_bias,
+        prior_bias=prior_bias,
         auxiliary=recipe.auxiliary_weight > 0,
         top_layer=top_layer_of(member),
         frequencies=frequencies,
@@ -413,12 +583,35 @@ def _losses(work: Work, dataset: Dataset, noise: Sequence[torch.Generator]) -> l
     return losses
 
 
+def _dropout_seed(work: Work, ranks: Ranks) -> int:
+    """Of torch's global generators: one process has the member's own, each of several ranks one of its own."""
+    seed = work.members[0].seed
+    return seed if ranks.size == 1 else stream_seed("dropout", seed, ranks.rank)
+
+
 def _noise_of(member: Member, device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(stream_seed("noise", member.seed))
 
 
-def _refuse_unstackable(work: Work) -> None:
+def _newest(folder: CheckpointFolder, ranks: Ranks) -> Checkpoint | None:
+    """The newest checkpoint of a network that every rank holds, read by each of them."""
+    if ranks.size == 1:
+        return folder.newest()
+
+    def step_of_newest() -> int | None:
+        found = folder.newest()
+        return None if found is None else found.step
+
+    step = on_first(ranks, step_of_newest)
+    return None if step is None else on_each(ranks, lambda: folder.at(step))
+
+
+def _refuse_unfit_members(work: Work) -> None:
     rival = next((kind for kind in map(top_layer_of, work.members) if kind != "full"), None)
+    if work.recipe.shard_top_layer and rival is not None:
+        raise UsageError(f"a top layer of {rival} cannot be split over ranks; leave it, or --shard-top-layer, out")
+    if len(work.members) > 1 and work.recipe.ranks > 1:
+        raise UsageError("trainings over several ranks cannot be stacked; use stacks of 1")
     if len(work.members) > 1 and rival is not None:
         raise UsageError(f"trainings with a top layer of {rival} cannot be stacked; use stacks of 1")
     if len(work.members) > 1 and not stackable(work.recipe.network, work.recipe.dtype):
@@ -426,18 +619,104 @@ def _refuse_unstackable(work: Work) -> None:
             f"trainings of {work.recipe.network} in {work.recipe.dtype} cannot be stacked: only the MLP can, "
             "in float32 or bfloat16; use stacks of 1"
         )
+    if len(work.members) > 1 and parted(work.recipe):
+        raise UsageError(
+            "trainings whose top layer goes over chunks of classes, or in micro-batches, cannot be stacked; use stacks "
+            "of 1"
+        )
+
+
+def refuse_unfit_step(recipe: Recipe, ranks: int = 1) -> None:
+    """Raise UsageError for a step that would be done otherwise than the recipe says. ranks: how many are there."""
+    if recipe.ranks != ranks:
+        start = f"start {recipe.ranks} with torchrun" if recipe.ranks > 1 else "start it without torchrun"
+        raise UsageError(
+            f"this is a training of {_count(recipe.ranks)}, whose steps no other number makes bit for bit, and "
+            f"{_count(ranks)} would carry it out: {start}"
+        )
+    _refuse_unfit_ranks(recipe)
+    if recipe.auxiliary_weight and parted(recipe):
+        raise UsageError(
+            f"{recipe.network} has an auxiliary head, which learns from all its logits of a whole minibatch: "
+            "give --top-layer-step dense, and leave --accumulate out"
+        )
+    if recipe.dtype == "float16" and recipe.top_layer_step == "in-place":
+        raise UsageError(
+            "--dtype float16 passes over steps whose scaled gradients overflow, and a top layer that steps in place "
+            "would not: give bfloat16, or --top-layer-step chunked"
+        )
+    if recipe.compile != "none" and recipe.accumulation > 1:
+        raise UsageError(
+            f"--compile {recipe.compile}: compiled, the two passes over a micro-batch may draw different dropout; "
+            "leave it out, or --accumulate"
+        )
+    if recipe.batch_size % recipe.accumulation:
+        raise UsageError(
+            f"--accumulate {recipe.accumulation}: micro-batches of one size cannot be made of {recipe.batch_size} "
+            "examples; give a number that divides them"
+        )
+
+
+def _count(ranks: int) -> str:
+    return "1 rank" if ranks == 1 else f"{ranks} ranks"
+
+
+def _refuse_unfit_ranks(recipe: Recipe) -> None:
+    """Raise UsageError for a step that several ranks cannot make together."""
+    if recipe.shard_top_layer and recipe.ranks == 1:
+        raise UsageError(
+            "--shard-top-layer splits the classes over ranks, and there is one: start several with torchrun "
+            "--nproc-per-node N, or leave it out"
+        )
+    if recipe.ranks == 1:
+        return
+    if recipe.shard_top_layer and recipe.top_layer_step == "dense":
+        raise UsageError(
+            "--shard-top-layer: no rank has all logits of an example, as a dense step needs; give --top-layer-step "
+            "in-place, or chunked"
+        )
+    if not recipe.shard_top_layer and recipe.top_layer_step == "in-place":
+        raise UsageError(
+            "--top-layer-step in-place: a top layer that every rank holds cannot step before its gradients are summed; "
+            "add --shard-top-layer, or give chunked"
+        )
+    if recipe.shard_top_layer and recipe.dtype == "float16":
+        raise UsageError(
+            "--dtype float16 passes over steps whose scaled gradients overflow, which no rank knows of the others' "
+            "rows: give bfloat16, or leave --shard-top-layer out"
+        )
+    if recipe.compile != "none":
+        raise UsageError(
+            f"--compile {recipe.compile}: compiled code does not keep the ranks' messages in one order; leave it out"
+        )
+    if recipe.batch_size // recipe.accumulation < recipe.ranks:
+        what = "minibatches" if recipe.accumulation == 1 else "micro-batches"
+        raise UsageError(
+            f"{what} of {recipe.batch_size // recipe.accumulation} examples over {recipe.ranks} ranks: each rank needs "
+            "one; start fewer ranks, or give a larger batch size"
+        )
+
+
+def _refuse_more_ranks_than_classes(recipe: Recipe, facts: DatasetFacts) -> None:
+    if recipe.shard_top_layer and facts.classes < recipe.ranks:
+        raise UsageError(f"{facts.classes} classes over {recipe.ranks} ranks: each rank needs one; start fewer ranks")
 
 
 def _refuse_lone_example(recipe: Recipe, network: nn.Module) -> None:
-    if recipe.batch_size == 1 and any(isinstance(part, _BatchNorm) for part in network.modules()):
-        raise UsageError(
-            f"{recipe.network} normalises by its minibatch, and one example has no variance; give 2 or more"
-        )
+    lone = recipe.batch_size == recipe.accumulation
+    if lone and any(isinstance(part, _BatchNorm) for part in network.modules()):
+        what = "minibatch" if recipe.accumulation == 1 else "micro-batch"
+        raise UsageError(f"{recipe.network} normalises by its {what}, and one example has no variance; give 2 or more")
 
 
 def _digest(work: Work, facts: DatasetFacts) -> str:
     """Of all that decides the result; how many threads and workers do it is left out."""
-    decides = work.model_dump_json(exclude={"recipe": {"threads", "workers"}})
+    recipe = work.recipe
+    later = {name for name, value in _LATER_FIELDS.items() if getattr(recipe, name) == value}
+    excluded: dict[str, Any] = {"recipe": {"threads", "workers", *later}}
+    if isinstance(recipe.prior_bias, bool):
+        excluded["losses"] = {"__all__": {"prior_bias"}}
+    decides = work.model_dump_json(exclude=excluded)
     return hashlib.sha256(f"{decides}\n{facts.model_dump_json()}".encode()).hexdigest()
 
 

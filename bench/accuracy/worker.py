@@ -7,11 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bench.accuracy import evaluation, training
 from bench.accuracy.data import Dataset, load
 from bench.accuracy.orders import ORDER, Done, Evaluated, Event, Failed, Order, Start, ToTrain
-from bench.accuracy.run import write_influence
+from bench.accuracy.ranks import ALONE, Ranks
+from bench.accuracy.ranks.evaluation import OwnLayer, evaluate_over_ranks, features_fit
+from bench.accuracy.records import Evaluation
+from bench.accuracy.run import Influence, write_influence
 from bench.accuracy.settings import LossSetting, Member, Recipe
 from bench.child import die_with, private_standard_output
 from bench.errors import UsageError
@@ -27,9 +31,20 @@ CHECKPOINT_EVERY_S = 30.0
 
 
 class Workplace:
-    """What every order of a run needs: the data on the device, the recipe, the losses, the run's folder."""
+    """What every order of a run needs: the data on the device, the recipe, the losses, the run's folder.
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, losses: tuple[LossSetting, ...], folder: Path) -> None:
+    Of several ranks each has one, and they carry out each order together (bench.accuracy.ranks.orders).
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        losses: tuple[LossSetting, ...],
+        folder: Path,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self._ranks = ranks
         self._dataset = dataset
         self._recipe = recipe
         self._losses = {loss.key: loss for loss in losses}
@@ -70,20 +85,63 @@ class Workplace:
             emit,
             checkpoints=self._folder / CHECKPOINTS,
             checkpoint_every_s=CHECKPOINT_EVERY_S,
+            ranks=self._ranks,
         )
 
     def _test(self, member: Member, emit: Callable[[Event], None]) -> None:
+        layer = self._own_layer(member) if self._ranks.size > 1 else None
+        if layer is not None:
+            device = torch.device(self._recipe.device)
+            found, influence = evaluate_over_ranks(member, layer, self._dataset, device, self._ranks)
+        elif self._ranks.rank == 0:
+            found, influence = self._tested_alone(member)
+        if self._ranks.rank == 0:
+            write_influence(self._folder, member, influence)
+            emit(Evaluated(evaluation=found))
+        if layer is None:
+            self._ranks.wait_for_first()
+
+    def _tested_alone(self, member: Member) -> tuple[Evaluation, Influence]:
         device = torch.device(self._recipe.device)
-        model = training.model_of(
+        full = training.top_layer_of(member) == "full"
+        return evaluation.evaluate(
+            member,
+            self._model_of(member).to(device),
+            self._dataset,
+            device,
+            lambda: training.top_path(self._recipe, self._dataset.facts) if full else None,
+        )
+
+    def _model_of(self, member: Member) -> nn.Module:
+        return training.model_of(
             member,
             self._recipe,
             self._dataset.facts,
             self._folder / CHECKPOINTS,
             training.class_frequencies(self._dataset),
         )
-        found, influence = evaluation.evaluate(member, model.to(device), self._dataset, device)
-        write_influence(self._folder, member, influence)
-        emit(Evaluated(evaluation=found))
+
+    def _own_layer(self, member: Member) -> OwnLayer | None:
+        """This rank's classes of a trained network; none where rank 0 is to test it alone.
+
+        That is a rival of the full layer, and a network of whose examples not every rank can hold the features.
+        Raises MemoryError for these if the layer is split, since no rank holds all of it.
+        """
+        device, facts = torch.device(self._recipe.device), self._dataset.facts
+        if training.top_layer_of(member) != "full":
+            return None
+        checkpoints, frequencies = self._folder / CHECKPOINTS, training.class_frequencies(self._dataset)
+        layer = OwnLayer(*training.sharded_model_of(member, self._recipe, facts, checkpoints, self._ranks, frequencies))
+        width = layer.weight.shape[1]
+        if features_fit(self._dataset, width, device, self._ranks):
+            return layer
+        if not self._recipe.shard_top_layer:
+            return None
+        examples = max(len(self._dataset.train), len(self._dataset.test))
+        raise MemoryError(
+            f"{width:,} features of {examples:,} examples are {4 * width * examples / 1e9:.2f} GB on every rank, more "
+            "than half of the free memory; a layer that is split is tested from them: take machines with more memory"
+        )
 
 
 def failure(error: Exception, folder: Path) -> Failed | None:
@@ -91,10 +149,15 @@ def failure(error: Exception, folder: Path) -> Failed | None:
     if isinstance(error, UsageError):
         return Failed(reason=str(error), cause="usage")
     if isinstance(error, OSError) and error.errno in _DISK:
-        return Failed(reason=f"cannot write {error.filename or folder}: {os.strerror(error.errno)}", cause="disk")
+        return Failed(reason=f"cannot write {error.filename or folder}: {_refusal(error)}", cause="disk")
     if isinstance(error, (OSError, RuntimeError, ValueError, ArithmeticError, MemoryError)):
         return Failed(reason=first_line(error), cause="work")
     return None
+
+
+def _refusal(error: OSError) -> str:
+    """What the disk says, with the rank it says it to where that is said."""
+    return error.strerror or os.strerror(error.errno or 0)
 
 
 def main() -> None:

@@ -4,7 +4,20 @@ import sys
 
 import typer
 
-from bench.cli import accuracy, compare, doctor, export, history, listing, paper, predict, single, speed
+from bench.cli import (
+    accuracy,
+    compare,
+    doctor,
+    export,
+    features,
+    history,
+    listing,
+    paper,
+    predict,
+    scaling,
+    single,
+    speed,
+)
 
 app = typer.Typer(
     name="slc-bench",
@@ -16,8 +29,10 @@ app = typer.Typer(
 app.callback(invoke_without_command=True)(speed.measure)
 app.command("accuracy")(accuracy.train)
 app.command("doctor")(doctor.look)
+app.command("features")(features.features)
 app.command("list")(listing.show)
 app.command("paper")(paper.reproduce)
+app.command("scaling")(scaling.study)
 app.command("single")(single.measure)
 app.command("predict")(predict.predict)
 app.command("compare")(compare.compare)

@@ -20,7 +20,8 @@ Dataset = Annotated[
         rich_help_panel=WHAT,
         help=with_default(
             "digits (bundled), mnist, fashion-mnist, svhn, cifar10, cifar100, omniglot, imagenet, "
-            "folder:PATH (train/ and val/ or test/ by class).",
+            "folder:PATH (train/ and val/ or test/ by class), features:PATH (what python -m bench features wrote), "
+            "synthetic:K (K classes, computed: docs/data.md).",
             "the preset's, else digits",
         ),
     ),
@@ -59,7 +60,9 @@ Network = Annotated[
     typer.Option(
         metavar="NAME",
         rich_help_panel=WHAT,
-        help=with_default("mlp, cnn (the paper's), or any network that --arch takes.", "the paper's for the data set"),
+        help=with_default(
+            "mlp, cnn (the paper's), linear, or any network that --arch takes.", "the paper's for the data set"
+        ),
     ),
 ]
 Preset = Annotated[
@@ -110,8 +113,40 @@ Hyperparameter = Annotated[
     ),
 ]
 PriorBias = Annotated[
+    bool | None,
+    typer.Option(
+        "--prior-bias/--no-prior-bias",
+        rich_help_panel=HOW,
+        help=with_default(
+            "Start the top layer's bias at -log(classes - 1).",
+            "from 1,000 classes on, for self-norm, nce and binary-ce",
+        ),
+    ),
+]
+TopLayerStep = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=HOW,
+        help=with_default(
+            "dense (all logits), chunked (some classes at a time), in-place (chunked, the top layer by plain SGD).",
+            "by its size and the free memory",
+        ),
+    ),
+]
+ShardTopLayer = Annotated[
     bool,
-    typer.Option("--prior-bias", rich_help_panel=HOW, help="Start the top layer's bias at -log(classes - 1)."),
+    typer.Option(
+        "--shard-top-layer",
+        rich_help_panel=HOW,
+        help="Split the classes of the top layer over the ranks that torchrun starts (docs/ranks.md).",
+    ),
+]
+Accumulate = Annotated[
+    int,
+    typer.Option(
+        metavar="N", rich_help_panel=HOW, help="Micro-batches of a step; the loss is that of the whole minibatch."
+    ),
 ]
 Dtype = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=HOW, help="float32, bfloat16, float16.")]
 Compile = Annotated[
@@ -141,6 +176,33 @@ Threads = Annotated[
     int | None,
     typer.Option(metavar="N", rich_help_panel=WHERE, help=with_default("CPU threads of a worker.", "cores / workers")),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        rich_help_panel=WHERE,
+        help="local (processes on this machine); ray (a Ray cluster, one task a training: docs/accuracy.md).",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        rich_help_panel=WHERE,
+        help=with_default(
+            "Of the Ray cluster; auto finds one on this machine. May stand beside --resume.",
+            "local: one is started here, and ends with the run",
+        ),
+    ),
+]
+GpuShare = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        rich_help_panel=WHERE,
+        help=with_default("Of a GPU, what one task of Ray takes, such as 0.25.", "1"),
+    ),
+]
 Seed = Annotated[int, typer.Option(metavar="N", rich_help_panel=WHERE, help="The first of the seeds.")]
 
 DryRun = Annotated[
@@ -165,7 +227,10 @@ def train(
     weight_decay: WeightDecay = None,
     schedule: ScheduleName = None,
     hyperparameter: Hyperparameter = None,
-    prior_bias: PriorBias = False,
+    prior_bias: PriorBias = None,
+    top_layer_step: TopLayerStep = None,
+    shard_top_layer: ShardTopLayer = False,
+    accumulate: Accumulate = 1,
     dtype: Dtype = "float32",
     compile: Compile = "none",
     quick: Quick = False,
@@ -173,6 +238,9 @@ def train(
     workers: Workers = None,
     stack: Stack = None,
     threads: Threads = None,
+    engine: Engine = "local",
+    address: Address = None,
+    gpu_share: GpuShare = None,
     seed: Seed = 0,
     data_dir: DataDir = None,
     dry_run: DryRun = False,
@@ -185,13 +253,13 @@ def train(
 
     Every loss with every learning rate and seed is one training; validation accuracy chooses the rate, the test data
     judge once. Leaves Tables 1 and 2, Fig. 2 and the learning curves of Keren, Sabato and Schuller (2019), measured
-    here, beside the paper's own.
+    here, beside the paper's own. Under torchrun all its processes train each network together.
     """
     if resume is not None:
-        refuse_beside_resume(given(ctx))
+        refuse_beside_resume(given(ctx) - {"address"})
         from bench.cli import training
 
-        return training.resume(resume, json=json, quiet=quiet)
+        return training.resume(resume, address=address, json=json, quiet=quiet)
     from bench.cli import training
 
     asked: dict[str, Any] = {
@@ -210,6 +278,9 @@ def train(
         "schedule": schedule,
         "hyperparameters": hyperparameter,
         "prior_bias": prior_bias,
+        "top_layer_step": top_layer_step,
+        "shard_top_layer": shard_top_layer,
+        "accumulate": accumulate,
         "dtype": dtype,
         "compile": compile,
         "quick": quick,
@@ -217,6 +288,9 @@ def train(
         "workers": workers,
         "stack": stack,
         "threads": threads,
+        "engine": engine,
+        "address": address,
+        "gpu_share": gpu_share,
         "seed": seed,
         "data_dir": data_dir,
     }

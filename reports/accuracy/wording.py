@@ -271,6 +271,15 @@ def class_name(manifest: Manifest, number: int) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 3]}..."
 
 
+#: How the bias of top layers starts, and how they step, where that is not the plain case.
+_PRIOR_BIAS: dict[bool | str, str] = {False: "", True: "prior bias", "auto": "prior bias under losses that need it"}
+_TOP_LAYER_STEPS = {
+    "dense": "",
+    "chunked": "top layer over chunks of classes",
+    "in-place": "top layer by plain SGD in place",
+}
+
+
 def recipe_words(recipe: Recipe) -> str:
     """How the trainings are done: network, optimiser, schedule, and what differs from the plain case."""
     momentum = f" with momentum {recipe.momentum:g}" if recipe.optimiser in ("sgd", "rmsprop") else ""
@@ -286,7 +295,11 @@ def recipe_words(recipe: Recipe) -> str:
         f"weight decay {recipe.weight_decay:g}" if recipe.weight_decay else "",
         f"label smoothing {recipe.label_smoothing:g}" if recipe.label_smoothing else "",
         f"auxiliary head weighted {recipe.auxiliary_weight:g}" if recipe.auxiliary_weight else "",
-        "prior bias" if recipe.prior_bias else "",
+        _PRIOR_BIAS[recipe.prior_bias],
+        _TOP_LAYER_STEPS[recipe.top_layer_step],
+        f"{recipe.accumulation} micro-batches a step" if recipe.accumulation > 1 else "",
+        f"{recipe.ranks} ranks a training" if recipe.ranks > 1 else "",
+        "top layer split over the ranks" if recipe.shard_top_layer else "",
         f"compile {recipe.compile}" if recipe.compile != "none" else "",
         f"{recipe.stack} trainings a stack" if recipe.stack > 1 else "",
         f"{recipe.workers} workers" if recipe.workers > 1 else "",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from archs.small import mlp, six_layer_cnn
+from archs.small import linear, mlp, six_layer_cnn
 
 
 def kinds(network: nn.Module) -> list[str]:
@@ -28,6 +28,15 @@ def test_only_the_top_layer_has_a_bias_of_its_own() -> None:
 @pytest.mark.parametrize("shape", [(7,), (1, 1, 1), (2, 3, 5)])
 def test_the_mlp_takes_any_shape(shape: tuple[int, ...]) -> None:
     assert mlp(shape, 3, hidden=(4,))(torch.zeros(2, *shape)).shape == (2, 3)
+
+
+def test_the_linear_network_is_one_layer_of_any_shape() -> None:
+    network = linear((2, 3, 5), 7)
+    assert kinds(network) == ["Flatten", "Linear"]
+    example = torch.randn(4, 2, 3, 5)
+    top = network[-1]
+    assert isinstance(top, nn.Linear)
+    torch.testing.assert_close(network(example), example.flatten(1) @ top.weight.t() + top.bias)
 
 
 def test_the_cnn_is_the_papers() -> None:

@@ -4,7 +4,7 @@ from torch import nn
 
 from archs.class_bank import ClassBank
 from archs.heads import Head, TopLayer
-from archs.swapping import at_class_count, with_heads
+from archs.swapping import at_class_count, with_heads, without_top
 from archs.top_layer import locate
 
 FEATURES = 6
@@ -174,3 +174,14 @@ def test_a_linear_layer_is_its_own_top_layer() -> None:
 def test_a_layer_of_another_width_is_refused() -> None:
     with pytest.raises(ValueError, match="takes 6 features, not 7"):
         at_class_count(small_cnn(), TopLayer("5.3", FEATURES, CLASSES, True), ClassBank(7, 1).layer(1))
+
+
+def test_without_its_top_layer_a_network_returns_that_layers_features() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)))
+    images = torch.randn(5, 2, 3)
+    backbone = without_top(network, "1.2")
+    features = backbone(images)
+    assert features.shape == (5, 4)
+    torch.testing.assert_close(network[1][2](features), network(images))
+    assert {id(one) for one in backbone.parameters()} == {id(one) for one in network[1][0].parameters()}
+    assert torch.equal(without_top(nn.Linear(6, 3), "")(images), images)

@@ -3,6 +3,8 @@
     from bench.accuracy import data
     digits = data.load("digits")
     digits.train.images(torch.arange(128))     # (128, 1, 8, 8) float32, normalised
+    many = data.load("synthetic:100000")
+    many.train.images(torch.arange(128))       # (128, 128) float32
 
 Importing this package is quick: torch is imported once a data set is loaded.
 """

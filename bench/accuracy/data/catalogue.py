@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.accuracy.data.synthetic_spec import SYNTHETIC, parse
 from bench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ Say = Callable[[str], None]
 PAPER_STEPS = 100_000
 
 FOLDER = "folder:"
+FEATURES = "features:"
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,24 @@ ENTRIES = {
 }
 
 _OF_A_FOLDER = Entry("cnn")
+#: A head on features that are fixed is one layer; the posterior of synthetic data needs a backbone.
+_OF_FEATURES = Entry("linear")
+_OF_SYNTHETIC = Entry("mlp")
 
-#: Every name `load` takes; the last stands for any folder of images.
-NAMES = (*ENTRIES, f"{FOLDER}PATH")
+#: Every name `load` takes; the last three stand for any folder of images or of features, and any number of classes.
+NAMES = (*ENTRIES, f"{FOLDER}PATH", f"{FEATURES}PATH", f"{SYNTHETIC}K")
 
 
 def default_steps(name: str) -> int:
-    """Steps of one training on a data set (Sect. 6.1); raises UsageError for a name that is none."""
+    """Steps of one training on a data set (Sect. 6.1, or as many); raises UsageError for a name that is none."""
     return _entry(name).steps
 
 
 def default_network(name: str) -> str:
-    """The network of Sect. 6.1 for a data set: mlp, cnn or inception_v3; raises UsageError for a name that is none."""
+    """The network of Sect. 6.1 for a data set or its like: mlp, cnn, inception_v3; linear for precomputed features.
+
+    Raises UsageError for a name that is none.
+    """
     return _entry(name).network
 
 
@@ -83,6 +91,8 @@ def load(
     data_dir = default_data_dir() if data_dir is None else Path(data_dir).expanduser()
     if name == "imagenet" or name.startswith(FOLDER):
         return _from_folder(name, data_dir, split_seed, input_size, say)
+    if name.startswith((FEATURES, SYNTHETIC)):
+        return _without_images(name, split_seed, input_size, say)
     from bench.accuracy.data.assembly import assemble
 
     dataset = assemble(name, _reader(name)(data_dir, say), split_seed=split_seed)
@@ -95,8 +105,15 @@ def load(
 def _entry(name: str) -> Entry:
     if name == FOLDER:
         raise UsageError(f"{FOLDER}PATH names no folder: {FOLDER}my-images, with train/ and val/ or test/ in it")
+    if name == FEATURES:
+        raise UsageError(f"{FEATURES}PATH names no folder: {FEATURES}my-features, with features.json in it")
     if name.startswith(FOLDER):
         return _OF_A_FOLDER
+    if name.startswith(FEATURES):
+        return _OF_FEATURES
+    if name.startswith(SYNTHETIC):
+        parse(name)
+        return _OF_SYNTHETIC
     if name not in ENTRIES:
         near = difflib.get_close_matches(name.lower().replace("_", "-"), ENTRIES, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
@@ -111,6 +128,17 @@ def _from_folder(name: str, data_dir: Path, split_seed: int, input_size: int | N
         return folders.imagenet(data_dir, split_seed=split_seed, input_size=input_size, say=say)
     path = Path(name.removeprefix(FOLDER)).expanduser()
     return folders.folder(name, path, split_seed=split_seed, input_size=input_size, say=say)
+
+
+def _without_images(name: str, split_seed: int, input_size: int | None, say: Say) -> "Dataset":
+    from bench.accuracy.data import features, synthetic
+
+    if input_size is not None:
+        raise UsageError(f"{name} has no images; an input size is for imagenet and {FOLDER}PATH")
+    if name.startswith(SYNTHETIC):
+        return synthetic.load(name, split_seed=split_seed, say=say)
+    path = Path(name.removeprefix(FEATURES)).expanduser()
+    return features.load(name, path, split_seed=split_seed, say=say)
 
 
 def _reader(name: str) -> "Callable[[Path, Say], Published]":

@@ -17,7 +17,10 @@ FLOAT_COPY_BYTES = 256 * 10**6
 
 
 class Split(ABC):
-    """Images with labels: `labels` (n,) int64, always on the CPU; `input_shape` (c, h, w)."""
+    """Images with labels: `labels` (n,) int64, always on the CPU; `input_shape` (c, h, w).
+
+    Or features, or synthetic examples: their `input_shape` is (d,), and so is that of what `images` gives.
+    """
 
     labels: Tensor
     input_shape: tuple[int, ...]

@@ -10,23 +10,33 @@ Stream, which is read two or three times and never held: memory grows with the e
 their product. Definitions and derivations: docs/measures.md.
 """
 
+from bench.accuracy.metrics.hits import accuracy
 from bench.accuracy.metrics.jackknife import influence
+from bench.accuracy.metrics.layer import LayerLogits
 from bench.accuracy.metrics.measures import ByClass, Measures, measure
 from bench.accuracy.metrics.pairs import separation
 from bench.accuracy.metrics.partition import log_odds
 from bench.accuracy.metrics.reading import Score
+from bench.accuracy.metrics.sharding import Gather, over_ranks, sharded_influence, sharded_measure, sharded_separation
 from bench.accuracy.metrics.streams import Block, ColumnChunks, RowChunks, Stream
 
 __all__ = [
     "Block",
     "ByClass",
     "ColumnChunks",
+    "Gather",
+    "LayerLogits",
     "Measures",
     "RowChunks",
     "Score",
     "Stream",
+    "accuracy",
     "influence",
     "log_odds",
     "measure",
+    "over_ranks",
     "separation",
+    "sharded_influence",
+    "sharded_measure",
+    "sharded_separation",
 ]

@@ -18,7 +18,7 @@ sum of the weights costs no further term. See docs/measures.md.
 import numpy as np
 
 from bench.accuracy.metrics.measures import Counts, asks_for_all, count, mean_by_class
-from bench.accuracy.metrics.reading import Placed, Score, Thresholds, read
+from bench.accuracy.metrics.reading import Placed, Reading, Score, Thresholds, read
 from bench.accuracy.metrics.streams import Floats
 
 
@@ -31,6 +31,14 @@ def influence(logits: object, labels: object, *, score: Score = "single") -> Flo
     Which classes count is held fixed. Arguments and errors as for `bench.accuracy.metrics.measure`; three passes.
     """
     reading = read(logits, labels, partition=asks_for_all(score))
+    return -pull_of(reading) / len(reading.thresholds.present)
+
+
+def pull_of(reading: Reading) -> Floats:
+    """(n,) derivative of the sum of the AUPRC of a reading's classes with respect to each example's weight.
+
+    Of examples of other classes too (label -1), which are negatives of these. Two passes.
+    """
     thresholds = reading.thresholds
     counts = count(reading)
     pull = np.zeros(reading.examples)
@@ -39,7 +47,7 @@ def influence(logits: object, labels: object, *, score: Score = "single") -> Flo
     lost = _running_mean(thresholds, slope)
     for rows, losses in reading.placed(lambda placed: _of_negatives(lost, placed)):
         pull[rows] -= losses
-    return -pull / len(thresholds.present)
+    return pull
 
 
 def _of_positives(thresholds: Thresholds, counts: Counts) -> Floats:

@@ -9,15 +9,34 @@ Scores v of class j, P_j of n examples being positives; a test at threshold T sa
                     recall 0 and precision 1 and goes no further than the first point of full recall
 
 The second pass counts, for each threshold, the false scores above it and at it; all else is arithmetic on n numbers.
+Of single logits in whole columns there is no second pass: each block holds its classes' thresholds and false scores.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Self
 
 import numpy as np
 
-from bench.accuracy.metrics.reading import Placed, Reading, Score, Thresholds, read
-from bench.accuracy.metrics.streams import Floats, Indices
+from bench.accuracy.metrics.partition import refuse_a_single_class, renumbered
+from bench.accuracy.metrics.reading import (
+    Audit,
+    Reading,
+    Score,
+    Thresholds,
+    block_by_block,
+    first_pass,
+)
+from bench.accuracy.metrics.streams import (
+    Floats,
+    Indices,
+    Integers,
+    Selectable,
+    WholeColumns,
+    as_classes,
+    as_labels,
+    as_stream,
+)
 from bench.accuracy.records import ClassMeasures, ScoreMeasures
 
 
@@ -30,6 +49,25 @@ class ByClass:
     precision_at_90: Floats
     precision_at_99: Floats
 
+    @classmethod
+    def unknown(cls, classes: int) -> Self:
+        """NaN for each of so many classes."""
+        return cls(*(np.full(classes, np.nan) for _ in fields(cls)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Of the classes of all parts, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
+
+    def put(self, places: Indices | slice, found: Self) -> None:
+        """Write what was found of some classes."""
+        for field in fields(self):
+            getattr(self, field.name)[places] = getattr(found, field.name)
+
+    def of_classes(self, numbers: Indices) -> Self:
+        """Of some classes alone."""
+        return type(self)(*(getattr(self, field.name)[numbers] for field in fields(self)))
+
 
 @dataclass(frozen=True, eq=False)
 class Measures:
@@ -37,6 +75,8 @@ class Measures:
 
     auprc: average precision. precision_at_90, precision_at_99: precision at the threshold that 90 and 99 % of a class's
     positives reach; all of them, where a class has fewer than 10 and 100.
+    queried: numbers of the classes that were asked about, ascending, if not all: by_class is in their order, and means
+    are over them. classes: how many there are, asked about or not.
     """
 
     auprc: float
@@ -47,9 +87,38 @@ class Measures:
     classes_without_positives: tuple[int, ...]
     examples: int
     classes: int
+    queried: tuple[int, ...] | None = None
+
+    @classmethod
+    def of(cls, by_class: ByClass, sizes: Indices, examples: int, queried: Indices | None = None) -> Self:
+        """From the measures of all k classes and their numbers of positives, (k,).
+
+        Raises ValueError if no class that was asked about has positives.
+        """
+        asked = np.arange(len(sizes)) if queried is None else queried
+        found = by_class.of_classes(asked)
+        (present,) = np.nonzero(sizes[asked])
+        if not present.size:
+            raise ValueError(f"none of the {len(asked)} classes to measure has an example")
+        return cls(
+            auprc=float(found.auprc[present].mean()),
+            auprc_trapezoid=float(found.auprc_trapezoid[present].mean()),
+            precision_at_90=float(found.precision_at_90[present].mean()),
+            precision_at_99=float(found.precision_at_99[present].mean()),
+            by_class=found,
+            classes_without_positives=tuple(asked[sizes[asked] == 0].tolist()),
+            examples=examples,
+            classes=len(sizes),
+            queried=None if queried is None else tuple(queried.tolist()),
+        )
 
     def record(self) -> ScoreMeasures:
-        """As it is written to a run: none stands for NaN."""
+        """As it is written to a run: none stands for NaN.
+
+        Raises ValueError where only some classes were measured: the record has no room for which.
+        """
+        if self.queried is not None:
+            raise ValueError(f"measures of {len(self.queried)} of {self.classes} classes are no record of all")
         return ScoreMeasures(
             auprc=self.auprc,
             auprc_trapezoid=self.auprc_trapezoid,
@@ -84,28 +153,69 @@ class Counts:
         return np.asarray(self.true / (self.true + self.false))
 
 
-def measure(logits: object, labels: object, *, score: Score = "single") -> Measures:
+def measure(logits: object, labels: object, *, score: Score = "single", classes: object = None) -> Measures:
     """Measure how well one score tells each class from all others.
 
     logits: array, tensor or Stream of shape (n, k), raw. labels: (n,) integers. score: "single" for the class's own
     logit, "all" for its log-odds from all logits, z_j - log sum over l != j of exp(z_l), which is what a softmax ranks
-    by and does not saturate. Two passes; memory O(n + k + block).
-    Raises ValueError for probabilities, NaN, infinities, labels that do not fit, and a single class with score="all".
+    by and does not saturate. classes: numbers of the classes to measure, if not all; every example of another class is
+    a negative of theirs, and log-odds are against all k classes as ever. Two passes, or one over single logits in whole
+    columns; a stream that is Selectable computes again no class that nothing is asked about. Memory O(n + k + block).
+    Raises ValueError for probabilities, NaN, infinities, labels that do not fit, a single class with score="all", and
+    classes that are none.
     """
-    reading = read(logits, labels, partition=asks_for_all(score))
-    thresholds = reading.thresholds
-    by_class = _by_class(thresholds, count(reading))
-    present = thresholds.present
-    return Measures(
-        auprc=float(by_class.auprc[present].mean()),
-        auprc_trapezoid=float(by_class.auprc_trapezoid[present].mean()),
-        precision_at_90=float(by_class.precision_at_90[present].mean()),
-        precision_at_99=float(by_class.precision_at_99[present].mean()),
-        by_class=by_class,
-        classes_without_positives=tuple(np.flatnonzero(thresholds.sizes == 0).tolist()),
-        examples=reading.examples,
-        classes=reading.classes,
-    )
+    stream, whole = as_stream(logits), asks_for_all(score)
+    if getattr(stream, "first_class", 0):
+        raise ValueError("these are the logits of a shard of classes: measure it by sharded_measure")
+    examples, number = stream.shape
+    checked = as_labels(labels, examples, number)
+    asked = as_classes(classes, number)
+    if whole:
+        refuse_a_single_class(number)
+    sizes = np.bincount(checked, minlength=number)
+    if whole or not isinstance(stream, WholeColumns):
+        reading, audit = first_pass(stream, checked, partition=whole)
+        audit.refuse_probabilities(number)
+        by_class = of_reading(reading, asked)
+    else:
+        audit = Audit.of(examples)
+        by_class = of_whole_columns(stream, checked, audit, asked)
+        audit.refuse_probabilities(number)
+    return Measures.of(by_class, sizes, examples, asked)
+
+
+def of_reading(reading: Reading, asked: Indices | None = None) -> ByClass:
+    """Measures of each class of a stream whose first pass is done, (k,) each; NaN for one that is not asked about."""
+    if asked is None and not isinstance(reading.stream, Selectable) and (reading.labels >= 0).all():
+        return _by_class(reading)
+    by_class = ByClass.unknown(reading.classes)
+    numbers = _worth_reading(reading.labels, asked)
+    if numbers.size:
+        by_class.put(numbers, _by_class(reading.among(numbers)))
+    return by_class
+
+
+def of_whole_columns(
+    stream: WholeColumns, labels: Integers, audit: Audit, asked: Indices | None = None, first_class: int = 0
+) -> ByClass:
+    """The same of single logits by one pass. labels: (n,), -1 for a class that is not in the stream.
+
+    audit has then seen all there is to tell probabilities by; first_class is added to what errors call a class.
+    Raises ValueError if a logit is not finite, also one of a class that is not asked about.
+    """
+    classes = stream.shape[1]
+    by_class = ByClass.unknown(classes)
+    numbers = np.arange(classes)
+    if isinstance(stream, Selectable):
+        numbers = np.union1d(_worth_reading(labels, asked), np.flatnonzero(~stream.surely_finite()))
+    for columns, reading in _blocks_of(stream, numbers, labels, audit, first_class):
+        if (reading.labels >= 0).any():
+            by_class.put(numbers[columns], _by_class(reading))
+    if audit.within_one:
+        rest = np.setdiff1d(np.arange(classes), numbers)
+        for _ in _blocks_of(stream, rest, labels, audit, first_class):
+            pass
+    return by_class
 
 
 def asks_for_all(score: str) -> bool:
@@ -118,11 +228,11 @@ def asks_for_all(score: str) -> bool:
 def count(reading: Reading) -> Counts:
     """Pass over the logits again and count the false scores at and above every threshold."""
     thresholds = reading.thresholds
-    at_or_after, tied = np.zeros((2, reading.examples), np.int64)
-    for own, new, new_tied in reading.placed(_tally):
-        at_or_after[own] += new
-        tied[own] += new_tied
-    return _counts(thresholds, at_or_after, tied)
+    last_at_or_below, tied = np.zeros((2, len(thresholds.scores)), np.int64)
+    for tally in reading.tallied():
+        last_at_or_below[tally.own] += tally.last
+        tied[tally.own] += tally.tied
+    return _counts(thresholds, last_at_or_below, tied)
 
 
 def mean_by_class(thresholds: Thresholds, values: Floats) -> Floats:
@@ -133,10 +243,24 @@ def mean_by_class(thresholds: Thresholds, values: Floats) -> Floats:
     return means
 
 
-def _tally(placed: Placed) -> tuple[slice, Indices, Indices]:
-    """Of a panel: its classes' thresholds, and how many false scores have each as their last at or below, or equal."""
-    length = placed.own.stop - placed.own.start
-    return placed.own, np.bincount(placed.positions, minlength=length), np.bincount(placed.tied, minlength=length)
+def _worth_reading(labels: Integers, asked: Indices | None) -> Indices:
+    """Classes whose false scores are needed: where there are no positives there is nothing to count them against."""
+    present = np.unique(labels[labels >= 0])
+    return present if asked is None else np.intersect1d(present, asked)
+
+
+def _blocks_of(
+    stream: WholeColumns, numbers: Indices, labels: Integers, audit: Audit, first_class: int
+) -> Iterator[tuple[slice, Reading]]:
+    """Read some classes of whole columns, or all, block by block; a block's columns are places in `numbers`."""
+    if not numbers.size:
+        return
+    if len(numbers) == stream.shape[1]:
+        yield from block_by_block(stream, labels, audit, numbers + first_class)
+    elif isinstance(stream, Selectable):
+        places = np.full(stream.shape[1], -1)
+        places[numbers] = np.arange(len(numbers))
+        yield from block_by_block(stream.of_classes(numbers), renumbered(labels, places), audit, numbers + first_class)
 
 
 def _counts(thresholds: Thresholds, last_at_or_below: Indices, tied: Indices) -> Counts:
@@ -165,7 +289,9 @@ def _runs(thresholds: Thresholds) -> tuple[Indices, Indices]:
     return np.repeat(firsts, lengths), np.repeat(firsts + lengths - 1, lengths)
 
 
-def _by_class(thresholds: Thresholds, counts: Counts) -> ByClass:
+def _by_class(reading: Reading) -> ByClass:
+    """Count, and measure every class of a reading; at least one has positives."""
+    thresholds, counts = reading.thresholds, count(reading)
     precision = counts.precision
     return ByClass(
         auprc=mean_by_class(thresholds, precision),

@@ -5,14 +5,17 @@ the ROC curve of all logits together, a tie counted as not in order. It is count
 histogram: pairs in different bins are certain, pairs in the same bin are not.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
+from bench.accuracy.metrics.partition import RowPartition
 from bench.accuracy.metrics.reading import Panel, Reading, over_panels, read
 from bench.accuracy.metrics.search import Grid, Search
-from bench.accuracy.metrics.streams import Integers, Reals
+from bench.accuracy.metrics.streams import Floats, Integers, Reals
 from bench.accuracy.records import Separation
 
 #: Bins from the lowest to the highest true logit. Only pairs within one bin are uncertain: of logits that are spread
@@ -30,29 +33,43 @@ def separation(logits: object, labels: object, *, exact: bool = False) -> Separa
     """
     reading = read(logits, labels, partition=True)
     assert reading.partition is not None
-    pairs = reading.examples * reading.examples * (reading.classes - 1)
-    found = list(_false_logits(reading, exact))
-    highest_false = max(part.highest for part in found)
-    lowest_true = float(reading.true_logits.min())
-    log_partition = reading.partition.log_partition
+    return separated(reading.true_logits, reading.partition, false_logits(reading, exact=exact), reading.classes)
+
+
+def separated(true_logits: Floats, partition: RowPartition, found: "FalseLogits", classes: int) -> Separation:
+    """From (n,) true logits, the rows' partitions, and what was found of the false logits of all classes."""
+    examples = len(true_logits)
+    pairs = examples * examples * (classes - 1)
+    lowest_true = float(true_logits.min())
+    log_partition = partition.log_partition
     return Separation(
-        holds=lowest_true > highest_false,
+        holds=lowest_true > found.highest,
         lowest_true=lowest_true,
-        highest_false=highest_false,
-        ordered_low=(pairs - sum(part.disordered_high for part in found)) / pairs,
-        ordered_high=(pairs - sum(part.disordered_low for part in found)) / pairs,
+        highest_false=found.highest,
+        ordered_low=(pairs - found.disordered_high) / pairs,
+        ordered_high=(pairs - found.disordered_low) / pairs,
         log_partition_mean=float(log_partition.mean()),
         log_partition_std=float(log_partition.std()),
     )
 
 
 @dataclass(frozen=True)
-class _Part:
-    """What the false logits of one panel say: the highest, and bounds on their pairs with true ones at or below."""
+class FalseLogits:
+    """What some false logits say: the highest, and bounds on their pairs with true ones at or below."""
 
     highest: float
     disordered_low: int
     disordered_high: int
+
+    @classmethod
+    def of(cls, parts: "Iterable[FalseLogits]") -> Self:
+        """Of all parts together."""
+        every = list(parts)
+        return cls(
+            max(part.highest for part in every),
+            sum(part.disordered_low for part in every),
+            sum(part.disordered_high for part in every),
+        )
 
 
 class _Exactly:
@@ -80,8 +97,11 @@ class _Binned:
         return int(counts @ self._before), int(counts @ self._through)
 
 
-def _false_logits(reading: Reading, exact: bool) -> "list[_Part]":
-    """Pass over the logits again; the true ones as float32 too where that changes no number, to read at half cost."""
+def false_logits(reading: Reading, *, exact: bool) -> FalseLogits:
+    """Pass over the logits again, against the true logits of all examples, of other classes than a reading's too.
+
+    The true ones are taken as float32 too where that changes no number, to read at half cost.
+    """
     ascending: dict[DTypeLike, Reals] = {np.dtype(np.float64): np.sort(reading.true_logits)}
     single = ascending[np.dtype(np.float64)].astype(np.float32)
     if np.array_equal(single, ascending[np.dtype(np.float64)]):
@@ -89,14 +109,14 @@ def _false_logits(reading: Reading, exact: bool) -> "list[_Part]":
     counters = {dtype: _counter(logits, exact) for dtype, logits in ascending.items()}
     lowest = float(reading.true_logits.min())
 
-    def look(panel: Panel) -> _Part:
+    def look(panel: Panel) -> FalseLogits:
         logits = panel.false_scores(reading.labels, None)
         if logits.dtype not in counters:
             logits = logits.astype(np.float64)
         low, high = counters[logits.dtype](logits[logits >= lowest])
-        return _Part(float(logits.max()), low, high)
+        return FalseLogits(float(logits.max()), low, high)
 
-    return list(over_panels(reading.stream, look))
+    return FalseLogits.of(over_panels(reading.stream, look))
 
 
 def _counter(true_logits: Reals, exact: bool) -> _Exactly | _Binned:

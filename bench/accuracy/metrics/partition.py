@@ -8,10 +8,13 @@ others apart, both relative to the largest, and no difference of nearly equal nu
     any other j, so p <= 1/2    log p - log1p(-p)
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+import torch
 
 from bench.accuracy.metrics.streams import Floats, Indices, Reals, arrays, as_stream, by_class, chunks
 
@@ -23,7 +26,8 @@ STEP = 2**20
 class RowPartition:
     """What each row's partition function is made of; grows block by block, in O(n).
 
-    peak: (n,) largest logit. peak_class: (n,) its class, the first that was read among equals. rest: (n,)
+    peak: (n,) largest logit. peak_class: (n,) its class, the first that was read among equals, or -1 where it is none
+    of the classes that are asked about. rest: (n,)
     log sum over all other classes of exp(logit - peak), -inf while there are none.
     """
 
@@ -36,11 +40,28 @@ class RowPartition:
         """Before anything is read."""
         return cls(np.full(examples, -np.inf), np.zeros(examples, np.intp), np.full(examples, -np.inf))
 
+    @classmethod
+    def merged(cls, parts: Sequence[Self]) -> Self:
+        """Of all classes, from those of parts of them; classes numbered alike in all parts, parts in their order."""
+        whole = cls.empty(len(parts[0].peak))
+        for part in parts:
+            whole._merge(slice(None), part.peak, part.peak_class, part.rest)
+        return whole
+
+    def renumbered(self, places: Indices) -> Self:
+        """The same for whoever has other numbers for the classes; places: (k,), -1 for a class that is not theirs."""
+        return replace(self, peak_class=renumbered(self.peak_class, places))
+
     def add(self, rows: slice, columns: slice, values: Reals) -> None:
-        """Take in a block of logits of shape (rows, columns)."""
-        for part in chunks(len(values), max(1, STEP // values.shape[1])):
+        """Take in a block of logits of shape (rows, columns), in torch's number of threads."""
+
+        def take_in(part: slice) -> None:
             inside = slice(rows.start + part.start, rows.start + part.stop)
-            self._merge(inside, columns.start, np.array(values[part], np.float64))
+            self._merge(inside, *_parts(columns.start, np.array(values[part], np.float64, order="C")))
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            for _ in threads.map(take_in, chunks(len(values), max(1, STEP // values.shape[1]))):
+                pass
 
     @property
     def log_partition(self) -> Floats:
@@ -65,18 +86,13 @@ class RowPartition:
         scores[classes, here] = (logits[classes, here] - peak[here]) - rest[here]
         return scores
 
-    def _merge(self, rows: slice, first_class: int, values: Floats) -> None:
-        at = np.arange(len(values))
-        where = values.argmax(axis=1)
-        peak = values[at, where]
-        values[at, where] = -np.inf
-        rest = _log_sum(values) - peak
+    def _merge(self, rows: slice, peak: Floats, peak_class: Indices, rest: Floats) -> None:
         largest = np.maximum(self.peak[rows], peak)
         runner_up = np.minimum(self.peak[rows], peak)
         self.rest[rows] = np.logaddexp(
             np.logaddexp(self.rest[rows] + (self.peak[rows] - largest), rest + (peak - largest)), runner_up - largest
         )
-        self.peak_class[rows] = np.where(peak > self.peak[rows], first_class + where, self.peak_class[rows])
+        self.peak_class[rows] = np.where(peak > self.peak[rows], peak_class, self.peak_class[rows])
         self.peak[rows] = largest
 
 
@@ -98,6 +114,11 @@ def log_odds(logits: object) -> Floats:
     return scores
 
 
+def renumbered(classes: Indices, places: Indices) -> Indices:
+    """Classes under other numbers; places: (k,), the new number of each class or -1. A class of -1 stays -1."""
+    return np.where(classes >= 0, places[classes], -1)
+
+
 def refuse_a_single_class(classes: int) -> None:
     """Raise ValueError where there is no other class to compare with."""
     if classes < 2:
@@ -108,6 +129,15 @@ def _off_peak(logits: Reals, peak: Floats, rest: Floats) -> Floats:
     log_p = logits - peak - np.logaddexp(0, rest)
     with np.errstate(divide="ignore", invalid="ignore"):  # at the peak itself, whose score the caller puts in
         return np.asarray(log_p - np.log1p(-np.exp(log_p)), np.float64)
+
+
+def _parts(first_class: int, values: Floats) -> tuple[Floats, Indices, Floats]:
+    """Peak, its class and the rest of some rows; the values are used up."""
+    at = np.arange(len(values))
+    where = values.argmax(axis=1)
+    peak = values[at, where]
+    values[at, where] = -np.inf
+    return peak, first_class + where, _log_sum(values) - peak
 
 
 def _log_sum(values: Floats) -> Floats:

@@ -11,7 +11,7 @@ a model's minibatches   many-class layers      together every logit, once
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -43,7 +43,10 @@ class Block(NamedTuple):
 
 @runtime_checkable
 class Stream(Protocol):
-    """Logits that can be read more than once. An array's blocks may come in any order and have any size."""
+    """Logits that can be read more than once. An array's blocks may come in any order and have any size.
+
+    A stream may write over a block's values once the next block is asked for: copy what is to be kept.
+    """
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -51,6 +54,45 @@ class Stream(Protocol):
 
     def blocks(self) -> Iterator[tuple[slice, slice, Values]]:
         """Read anew: (rows, columns, values), together every logit once."""
+
+
+@runtime_checkable
+class WholeColumns(Stream, Protocol):
+    """A stream each of whose blocks holds all examples, so that a class's true and false logits come together."""
+
+    whole_columns: ClassVar[Literal[True]]
+
+
+@runtime_checkable
+class Selectable(WholeColumns, Protocol):
+    """Whole columns, any of which can be read without the others."""
+
+    def of_classes(self, numbers: Indices) -> WholeColumns:
+        """Only these classes, ascending; a class's number in the new stream is its place among them."""
+
+    def surely_finite(self) -> NDArray[np.bool_]:
+        """(k,) true where every logit of a class is known to be finite without being computed."""
+
+
+@dataclass(frozen=True)
+class SomeColumns:
+    """Some classes of a stream, ascending. All of it is read."""
+
+    stream: Stream
+    numbers: Indices
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Examples, and how many classes are kept."""
+        return self.stream.shape[0], len(self.numbers)
+
+    def blocks(self) -> Iterator[tuple[slice, slice, Values]]:
+        """The columns of each block that are kept."""
+        for rows, columns, values in self.stream.blocks():
+            columns = slice(*columns.indices(self.stream.shape[1])[:2])
+            kept = slice(*self.numbers.searchsorted((columns.start, columns.stop)).tolist())
+            if kept.start < kept.stop:
+                yield Block(rows, kept, values[:, self.numbers[kept] - columns.start])
 
 
 @dataclass(frozen=True)
@@ -81,6 +123,7 @@ class ColumnChunks:
     read: Callable[[slice], Values]
     shape: tuple[int, int]
     size: int | None = None
+    whole_columns: ClassVar[Literal[True]] = True
 
     def blocks(self) -> Iterator[tuple[slice, slice, Values]]:
         """Chunks of columns, left to right."""
@@ -138,6 +181,29 @@ def as_labels(labels: object, examples: int, classes: int) -> Integers:
     return found.astype(np.int64)
 
 
+def as_classes(classes: object, of: int) -> Indices | None:
+    """Numbers of the classes that are asked about, ascending; none for all.
+
+    Raises ValueError if there are none, or they are no integers, repeat, or lie outside 0 .. of - 1.
+    """
+    if classes is None:
+        return None
+    found = classes.detach().cpu().numpy() if isinstance(classes, Tensor) else np.asarray(classes)
+    if found.ndim != 1 or not found.size or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError("classes to measure: they are the numbers of one class or several")
+    numbers = np.unique(found).astype(np.intp)
+    if len(numbers) < len(found):
+        raise ValueError(f"{len(found) - len(numbers)} of the {len(found)} classes to measure are named twice")
+    if numbers[0] < 0 or numbers[-1] >= of:
+        raise ValueError(f"classes to measure are {numbers[0]} .. {numbers[-1]}; the logits have 0 .. {of - 1}")
+    return numbers
+
+
+def of_classes(stream: Stream, numbers: Indices) -> Stream:
+    """Some classes of a stream, ascending; the others are not even computed where the stream knows how."""
+    return stream.of_classes(numbers) if isinstance(stream, Selectable) else SomeColumns(stream, numbers)
+
+
 def chunks(length: int, size: int) -> Iterator[slice]:
     """Cut 0 .. length into slices of this size; the last may be shorter."""
     for start in range(0, length, size):
@@ -146,6 +212,8 @@ def chunks(length: int, size: int) -> Iterator[slice]:
 
 def by_class(values: Reals, dtype: np.dtype[F]) -> NDArray[F]:
     """A copy of shape (columns, rows), contiguous. Some rows at a time: a whole tall block would leave the cache."""
+    if values.strides[0] == values.itemsize:
+        return np.array(values.T, dtype, order="C")
     transposed = np.empty(values.shape[::-1], dtype)
     for part in chunks(len(values), ROWS_TRANSPOSED):
         transposed[:, part] = values[part].T

@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -6,11 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.accuracy import losses
+from bench.accuracy import capacity, losses
 from bench.accuracy.data import Dataset, from_arrays
-from bench.accuracy.plan import LARGEST_STACK, PAPER_IMAGENET, Request, plan, plan_of, spread
+from bench.accuracy.networks import Outline
+from bench.accuracy.plan import LARGEST_STACK, PAPER_IMAGENET, Request, own_device, plan, plan_of, spread
+from bench.accuracy.ranks import Place
 from bench.accuracy.settings import PAPER_RATES, Source
 from bench.errors import UsageError
+
+#: Of a network that is not built.
+OUTLINE = Outline(path="fc", features=2048, bias=True, backbone_parameters=10**6, normalises=True)
 
 
 def planned_manifest(request: Request) -> Any:
@@ -46,7 +53,7 @@ def test_quick_fills_in_what_was_not_given() -> None:
 
 def test_the_preset_is_what_tensorflow_did_and_gives_way(tiny: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """On data that Inception-v3 does not take, so that it is not built."""
-    monkeypatch.setattr("bench.accuracy.plan._refuse_unfit_network", lambda recipe, dataset: None)
+    monkeypatch.setattr("bench.accuracy.plan._outline", lambda *_: OUTLINE)
     planned = plan(Request(dataset=tiny, device="cpu", preset="paper-imagenet", steps=10))
     recipe = planned.recipe
     assert tuple(loss.key for loss in planned.losses) == ("ce", "batch-ce")
@@ -85,7 +92,7 @@ def test_a_preset_chooses_its_data_set_unless_one_is_named(
         return tiny
 
     monkeypatch.setattr("bench.accuracy.plan.data.load", load)
-    monkeypatch.setattr("bench.accuracy.plan._refuse_unfit_network", lambda recipe, dataset: None)
+    monkeypatch.setattr("bench.accuracy.plan._outline", lambda *_: OUTLINE)
     planned = plan(Request(device="cpu", batch_size=8, **asked))
     assert loaded == [dataset]
     assert planned.source == Source(name=dataset)
@@ -172,14 +179,27 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "endless decay": ({"weight_decay": float("inf")}, "weight_decay: "),
     "weight decay": ({"weight_decay": float("nan")}, "weight_decay: "),
     "network": ({"network": "resnet5O"}, "resnet5O"),
-    "unfit network": ({"network": "resnet50"}, "'resnet50' cannot be trained on these data"),
+    "unfit network": ({"network": "resnet50"}, "'resnet50' cannot be used with these data"),
     "unused": ({"losses": "ce", "hyperparameters": {"self-norm": {"alpha": 1.0}}}, "not trained: self-norm"),
     "unknown": ({"losses": "nce", "hyperparameters": {"nce": {"beta": 1.0}}}, "nce has no hyperparameter 'beta'"),
     "keyword": ({"losses": "ce", "hyperparameters": {"ce": {"classes": 3.0}}}, "no hyperparameter 'classes'"),
     "value": ({"losses": "self-norm", "hyperparameters": {"self-norm": {"alpha": -1.0}}}, "alpha = -1.0"),
+    "drawn of exact": ({"losses": "nce", "hyperparameters": {"nce": {"negatives": "shared"}}}, "no classes are drawn"),
+    "correction": (
+        {"losses": "importance-sampling", "hyperparameters": {"importance-sampling": {"correction": "maybe"}}},
+        "correction = 'maybe': give 'log-q', 'none' or 'auto'",
+    ),
     "word": ({"losses": "nce", "hyperparameters": {"nce": {"q": "zipf"}}}, "q = 'zipf'"),
     "smoothing": ({"losses": "max-margin", "label_smoothing": 0.1}, "not defined for max-margin"),
     "input size": ({"input_size": 32}, "digits has images of 8 x 8"),
+    "top layer step": ({"top_layer_step": "sparse"}, "--top-layer-step 'sparse': must be one of dense, chunked"),
+    "chunks of rivals": ({"top_layers": "adaptive", "top_layer_step": "chunked"}, "those of a full top layer"),
+    "stack of chunks": ({"stack": 2, "top_layer_step": "chunked"}, "--stack 2: only MLPs"),
+    "micro-batches": ({"accumulate": 3}, "--accumulate 3: .* 128 examples; give a number that divides"),
+    "no micro-batch": ({"accumulate": 0}, "--accumulate 0: it must be 1 or more"),
+    "lone examples": ({"batch_size": 8, "accumulate": 8}, "--accumulate 8: mlp normalises by its micro-batch"),
+    "compiled": ({"accumulate": 2, "compile": "default"}, "--compile default: .*dropout"),
+    "scaled in place": ({"top_layer_step": "in-place", "dtype": "float16"}, "--dtype float16 .* give bfloat16"),
 }
 
 
@@ -189,6 +209,149 @@ def test_what_cannot_be_done_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match=words) as refused:
         plan(Request(**asked))
     assert "\n" not in str(refused.value)
+
+
+def many_classes(classes: int, *, unseen: int = 0) -> Dataset:
+    """Two training examples of each class but the last `unseen`."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(2 * (classes - unseen)) % (classes - unseen)
+    part = (rng.normal(size=(len(labels), 1, 2, 2)), labels)
+    few = (rng.normal(size=(4, 1, 2, 2)), np.arange(4))
+    names = [str(number) for number in range(classes)]
+    return from_arrays("many", part, few, validation=few, class_names=names)
+
+
+def test_from_1000_classes_on_the_losses_that_need_it_start_at_the_prior() -> None:
+    asked: dict[str, Any] = {"losses": "all", "steps": 1, "batch_size": 8, "device": "cpu", "network": "linear"}
+    below, many = many_classes(999), many_classes(1000)
+    assert plan(Request(dataset=below, **asked)).recipe.prior_bias is False
+    planned = plan(Request(dataset=many, **asked))
+    assert planned.recipe.prior_bias == "auto"
+    assert {loss.key for loss in planned.losses if loss.prior_bias} == {"self-norm", "nce", "binary-ce"}
+    for wish in (True, False):
+        planned = plan(Request(dataset=many, **asked, prior_bias=wish))
+        assert planned.recipe.prior_bias is wish
+        assert all(loss.prior_bias is None for loss in planned.losses)
+    assert plan(Request(dataset=many, **{**asked, "losses": "ce,batch-ce"})).recipe.prior_bias is False
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "of_recipe", "of_loss"),
+    [
+        ("nce", {"estimate": "sampled"}, "auto", True),
+        ("nce", {"estimate": "sampled", "correction": "none"}, False, None),
+        ("negative-sampling", {}, False, None),
+        ("negative-sampling", {"correction": "log-q"}, "auto", True),
+        ("importance-sampling", {"correction": "none"}, False, None),
+    ],
+)
+def test_the_correction_decides_whether_a_loss_that_draws_starts_at_the_prior(
+    key: str, given: dict[str, Any], of_recipe: Any, of_loss: bool | None
+) -> None:
+    asked: dict[str, Any] = {"losses": key, "steps": 1, "batch_size": 8, "device": "cpu", "network": "linear"}
+    planned = plan(Request(dataset=many_classes(1000), hyperparameters={key: given} if given else {}, **asked))
+    assert planned.recipe.prior_bias == of_recipe
+    assert [loss.prior_bias for loss in planned.losses] == [of_loss]
+
+
+def test_a_rival_has_no_bias_and_needs_none() -> None:
+    planned = plan(
+        Request(
+            dataset=many_classes(1000), losses="nce", top_layers="full,low-rank", steps=1, batch_size=8, device="cpu",
+            network="linear",
+        )
+    )  # fmt: skip
+    assert [(loss.key, loss.prior_bias) for loss in planned.losses] == [("nce", True), ("low-rank", None)]
+
+
+@pytest.mark.parametrize(
+    ("free", "asked", "step"),
+    [
+        (10**9, None, "dense"),
+        (5 * 10**8, None, "chunked"),
+        (5 * 10**8, "in-place", "in-place"),
+        (10**9, "chunked", "chunked"),
+    ],
+)
+def test_how_the_top_layer_steps_is_decided_and_recorded(
+    free: int, asked: str | None, step: str, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A layer of 4,000 classes and 2,048 features: 32.8 MB and, of 8 examples, 0.5 MB of logits."""
+    monkeypatch.setattr("bench.accuracy.plan._outline", lambda *_: OUTLINE)
+    monkeypatch.setattr("bench.accuracy.plan.free_bytes", lambda device: free)
+    request = Request(
+        dataset=many_classes(4000), losses="ce", steps=1, batch_size=8, device="cpu", top_layer_step=asked
+    )
+    planned = plan(request)
+    assert planned.recipe.top_layer_step == step
+    assert [notice.kind for notice in planned.notices] == []
+
+
+def test_an_optimiser_without_room_leaves_the_top_layer_to_plain_sgd_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("bench.accuracy.plan._outline", lambda *_: OUTLINE)
+    free = 192 * 2**20 + 3 * (4 * 1000 * 2049 + 3 * 4 * 10**6) + 1
+    monkeypatch.setattr("bench.accuracy.plan.free_bytes", lambda device: free)
+    asked: dict[str, Any] = {"dataset": many_classes(1000), "losses": "ce", "steps": 1, "batch_size": 8}
+    planned = plan(Request(**asked, device="cpu", optimiser="adamw"))
+    assert planned.recipe.top_layer_step == "in-place"
+    (notice,) = planned.notices
+    assert notice.kind == "stepped-in-place"
+    assert "1,000 classes of 2,048 features need" in notice.happened
+    assert "plain SGD" in notice.happened
+    monkeypatch.setattr("bench.accuracy.plan.free_bytes", lambda device: free - 2)
+    with pytest.raises(UsageError, match=r"1,000 classes of 2,048 features need .* GB .* in place .* are free for it"):
+        plan(Request(**asked, device="cpu", optimiser="adamw"))
+
+
+def test_fewer_trainings_run_side_by_side_where_memory_holds_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.accuracy.plan._cores", lambda: 8)
+    monkeypatch.setattr("bench.accuracy.plan.free_bytes", lambda device: 192 * 2**20 + 3 * 10**7)
+    asked: dict[str, Any] = {"losses": "paper", "steps": 1, "network": "mlp", "device": "cpu"}
+    planned = plan(Request(**asked))  # 0.29 million weights and their momenta, three times while one is written
+    assert 1 < planned.recipe.workers < 8
+    assert [notice.kind for notice in planned.notices] == ["fewer-workers"]
+    with pytest.raises(UsageError, match=r"8 workers with 1 trainings each: memory holds \d at the same time"):
+        plan(Request(**asked, workers=8, top_layer_step="dense"))
+
+
+def test_a_class_that_is_never_seen_is_noticed() -> None:
+    planned = plan(Request(dataset=many_classes(7, unseen=2), losses="ce", steps=1, batch_size=8, device="cpu"))
+    (notice,) = planned.notices
+    assert notice.kind == "class-never-seen"
+    assert "2 of 7 classes have no example to train on: 5, 6" in notice.happened
+    assert planned.manifest(created="2026-01-02T03:04:05+00:00", command=()).notices == (notice,)
+
+
+def test_noise_is_uniform_where_frequencies_would_never_draw_a_class() -> None:
+    asked: dict[str, Any] = {"losses": "nce,negative-sampling", "steps": 1, "batch_size": 8, "device": "cpu"}
+    sampled: dict[str, Any] = {"nce": {"estimate": "sampled"}}
+    for unseen, q in ((0, "class frequencies"), (2, "uniform")):
+        planned = plan(Request(dataset=many_classes(7, unseen=unseen), hyperparameters=sampled, **asked))
+        assert [loss.hyperparameters["q"] for loss in planned.losses] == [q, q]
+    by_frequency = {"nce": {"estimate": "sampled", "q": "class frequencies"}}
+    with pytest.raises(UsageError, match="class 5 has frequency 0"):
+        plan(Request(dataset=many_classes(7, unseen=2), hyperparameters=by_frequency, **asked))
+
+
+def test_batch_norm_by_micro_batches_is_noticed(tiny: Dataset) -> None:
+    asked: dict[str, Any] = {"dataset": tiny, "losses": "ce", "steps": 1, "batch_size": 8, "device": "cpu"}
+    planned = plan(Request(**asked, accumulate=4))
+    assert planned.recipe.accumulation == 4
+    (notice,) = planned.notices
+    assert "micro-batches of 2 of 8 examples" in notice.happened
+    assert plan(Request(**asked, accumulate=4, network="linear")).notices == ()
+
+
+@pytest.mark.parametrize("label", [-1, 3])
+@pytest.mark.parametrize("part", ["train", "validation", "test"])
+def test_a_label_out_of_range_is_refused(part: str, label: int, tiny: Dataset) -> None:
+    split = copy.copy(getattr(tiny, part))
+    split.labels = split.labels.clone()
+    split.labels[1] = label
+    with pytest.raises(UsageError, match=rf"a label of {label}, and its 3 classes are 0 \.\. 2"):
+        plan(Request(dataset=dataclasses.replace(tiny, **{part: split}), losses="ce", steps=1, batch_size=8))
 
 
 def test_a_data_set_in_hand_cannot_be_sent(tiny: Dataset) -> None:
@@ -231,6 +394,9 @@ GPU = {**CPU, "device": "cuda:0"}
         (1000, {**GPU, "stackable": True, "cores": 16}, (1, LARGEST_STACK, 16)),
         (28, {**GPU, "stackable": False, "cores": 16}, (1, 1, 16)),
         (28, {**GPU, "stackable": False, "cores": 16, "workers": 4}, (4, 1, 4)),
+        (28, {**CPU, "stackable": False, "cores": 8, "room": 3}, (3, 1, 2)),
+        (28, {**CPU, "stackable": True, "cores": 8, "stack": 2, "room": 5}, (2, 2, 4)),
+        (28, {**GPU, "stackable": True, "cores": 16, "room": 9}, (1, 9, 16)),
     ],
 )
 def test_how_a_grid_is_spread(trainings: int, options: dict[str, Any], expected: tuple[int, int, int]) -> None:
@@ -256,3 +422,108 @@ def test_no_worker_is_idle_from_the_start(
     assert workers is None or found <= workers
     assert threads >= 1
     assert threads * found <= max(cores, found)
+
+
+# -- several ranks ----------------------------------------------------------------------------------------------
+
+
+def of_ranks(size: int = 2, rank: int = 0, **fields: Any) -> Request:
+    place = Place(rank=rank, size=size, local_rank=rank)
+    return Request(**{"device": "cpu", "losses": "ce", "place": place, "local_ranks": size, **fields})
+
+
+def test_ranks_train_one_network_at_a_time_with_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.accuracy.plan._cores", lambda: 7)
+    recipe = plan(of_ranks(3)).recipe
+    assert (recipe.ranks, recipe.workers, recipe.stack, recipe.threads) == (3, 1, 1, 2)
+    assert (recipe.shard_top_layer, recipe.top_layer_step) == (False, "dense")
+    assert plan(of_ranks(3, threads=5)).recipe.threads == 5
+
+
+def test_a_layer_that_is_split_goes_over_chunks() -> None:
+    recipe = plan(of_ranks(shard_top_layer=True)).recipe
+    assert (recipe.shard_top_layer, recipe.top_layer_step) == (True, "chunked")
+    assert plan(of_ranks(shard_top_layer=True, top_layer_step="in-place")).recipe.top_layer_step == "in-place"
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        (Request(device="cpu", losses="ce", shard_top_layer=True), ("--shard-top-layer", "torchrun")),
+        (of_ranks(shard_top_layer=True, top_layer_step="dense"), ("--shard-top-layer", "dense")),
+        (of_ranks(top_layer_step="in-place"), ("in-place", "--shard-top-layer")),
+        (of_ranks(shard_top_layer=True, top_layers="full,low-rank"), ("--shard-top-layer", "low-rank")),
+        (of_ranks(workers=2), ("--workers 2", "2 ranks")),
+        (of_ranks(stack=4), ("--stack 4", "2 ranks")),
+        (of_ranks(engine="ray"), ("--engine ray", "ranks")),
+        (of_ranks(size=11), ("digits has 10 classes", "11 ranks")),
+        (of_ranks(size=3, batch_size=2), ("2 examples over 3 ranks",)),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_with_ranks_is_refused(request_: Request, words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as refused:
+        plan(request_)
+    for word in words:
+        assert word in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words", "never"),
+    [
+        ({}, "10 classes .* over chunks of classes on each of 2 ranks .*or add --shard-top-layer", "in-place"),
+        ({"top_layer_step": "dense"}, "10 classes .* on each of 2 ranks .*or add --shard-top-layer", "in-place"),
+        ({"shard_top_layer": True}, "10 classes .* in place on each of 2 ranks .*more memory$", "--shard"),
+    ],
+)
+def test_a_rank_without_memory_is_told_of_what_ranks_can_do(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], words: str, never: str
+) -> None:
+    monkeypatch.setattr("bench.accuracy.plan.free_bytes", lambda device: 0)
+    with pytest.raises(UsageError, match=words) as refused:
+        plan(of_ranks(**fields))
+    assert never not in str(refused.value)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_memory_is_asked_for_with_the_sizes_of_all_ranks(monkeypatch: pytest.MonkeyPatch, sharded: bool) -> None:
+    """Shares are the demand's own to take: each rank of a split layer begins with all of it."""
+    asked: list[capacity.Demand] = []
+
+    def choose(step: str | None, demand: capacity.Demand, free_bytes: int) -> str:
+        asked.append(demand)
+        return capacity_choose_step(step, demand, free_bytes)
+
+    capacity_choose_step = capacity.choose_step
+    monkeypatch.setattr(capacity, "choose_step", choose)
+    plan(of_ranks(shard_top_layer=sharded, batch_size=9))
+    (demand,) = asked
+    assert (demand.examples, demand.classes, demand.ranks, demand.sharded) == (9, 10, 2, sharded)
+
+
+def test_data_in_hand_are_not_on_other_ranks(tiny: Dataset) -> None:
+    with pytest.raises(UsageError, match="data set in hand"):
+        plan(of_ranks(dataset=tiny))
+
+
+def test_each_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    place = Place(rank=5, size=6, local_rank=1)
+    assert own_device("auto", place, 2) == own_device("cuda", place, 2) == "cuda:1"
+    assert own_device("cpu", place, 2) == "cpu"
+    assert own_device("cuda:0", Place(rank=0, size=1, local_rank=0), 1) == "cuda:0"
+    with pytest.raises(UsageError, match=r"3 ranks on this machine and 2 GPUs.*--nproc-per-node 2"):
+        own_device("auto", place, 3)
+    with pytest.raises(UsageError, match="--device cuda:0: each rank takes the GPU of its own number"):
+        own_device("cuda:0", place, 2)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert own_device("auto", place, 2) == "cpu"
+
+
+def test_ranks_agree_on_what_decides_and_not_on_their_own_device_and_threads() -> None:
+    one, other = plan(of_ranks(rank=0)), plan(of_ranks(rank=1, threads=1))
+    assert one.decides() == other.decides()
+    assert plan(of_ranks(steps=7)).decides() != one.decides()
+    assert plan(of_ranks(losses="batch-ce")).decides() != one.decides()
+    assert plan(of_ranks(seed=1)).decides() != one.decides()

@@ -15,12 +15,12 @@ from bench.accuracy.data import Dataset, from_arrays
 from bench.accuracy.evaluation import (
     HeldLogits,
     ModelLogits,
-    accuracy,
     evaluate,
     histograms,
     logits_of,
     most_frequent,
 )
+from bench.accuracy.metrics import LayerLogits
 
 Make = Callable[..., Any]
 
@@ -126,6 +126,46 @@ def test_streamed_is_held(
     assert sum(chunked.histogram_pooled.false) == 100
 
 
+def test_from_features_and_layer_it_is_what_the_model_says(
+    dataset: Dataset, model: nn.Module, make_member: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks of columns in place of rows: every part of the record is the same but for a product's last bits."""
+    held, influence = evaluate(make_member(), model, dataset, CPU)
+    monkeypatch.setattr(evaluation, "HELD_BYTES", 0)
+    monkeypatch.setattr(evaluation, "CHUNK", 7)
+    assert isinstance(logits_of(model, dataset.test, CLASSES, CPU, lambda: "5"), LayerLogits)
+    found, influence_found = evaluate(make_member(), model, dataset, CPU, lambda: "5")
+    assert found.accuracy == held.accuracy
+    assert found.shown_class == held.shown_class
+    for score in ("single", "all"):
+        assert getattr(found, score).by_class.auprc == pytest.approx(getattr(held, score).by_class.auprc, abs=1e-6)
+        np.testing.assert_allclose(getattr(influence_found, score), getattr(influence, score), atol=1e-6)
+    for split in ("separation_train", "separation_test"):
+        assert getattr(found, split).model_dump() == pytest.approx(getattr(held, split).model_dump(), rel=1e-5)
+    for histogram in ("histogram_of_class", "histogram_pooled"):
+        one, other = getattr(found, histogram), getattr(held, histogram)
+        assert one.edges == pytest.approx(other.edges, rel=1e-5)
+        assert (sum(one.true), sum(one.false)) == (sum(other.true), sum(other.false))
+
+
+def test_features_that_do_not_fit_are_computed_anew(
+    dataset: Dataset, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 examples of 8 features are 1,600 bytes, and half of the free memory is theirs."""
+    monkeypatch.setattr(evaluation, "HELD_BYTES", 0)
+    for free, kind in ((3200, LayerLogits), (3199, ModelLogits)):
+        monkeypatch.setattr(evaluation, "free_bytes", lambda device, free=free: free)
+        assert isinstance(logits_of(model, dataset.test, CLASSES, CPU, lambda: "5"), kind)
+
+
+def test_a_top_layer_that_is_none_is_not_taken_apart(
+    dataset: Dataset, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluation, "HELD_BYTES", 0)
+    assert isinstance(logits_of(model, dataset.test, CLASSES, CPU, lambda: "4"), ModelLogits)  # a ReLU
+    assert isinstance(logits_of(model, dataset.test, CLASSES, CPU, lambda: None), ModelLogits)
+
+
 def test_the_model_is_left_as_it_is_and_in_evaluation_mode(
     dataset: Dataset, model: nn.Module, make_member: Make
 ) -> None:
@@ -184,6 +224,14 @@ def test_every_logit_is_counted_once(drawn: tuple[list[float], list[int], int]) 
     assert list(pooled.true) == whole.tolist(), "whatever the blocks"
 
 
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 4))
+def test_blocks_of_columns_are_counted_as_blocks_of_rows(rows: int, columns: int, shown: int) -> None:
+    rng = np.random.default_rng(rows + 10 * columns)
+    values, labels = rng.normal(size=(11, 5)).astype(np.float32), rng.integers(0, 5, 11)
+    by_columns = metrics.ColumnChunks(lambda part: values[:, part], (11, 5), columns)
+    assert histograms(by_columns, labels, shown) == histograms(Blocks(values, rows), labels, shown)
+
+
 def test_bins_worked_by_hand() -> None:
     values = np.array([[0.0, 4.0], [1.0, 2.0], [3.9, 0.5]], dtype=np.float32)
     of_class, pooled = histograms(Blocks(values, 2), np.array([1, 0, 0]), shown=0, bins=2)
@@ -191,11 +239,6 @@ def test_bins_worked_by_hand() -> None:
     assert (pooled.true, pooled.false) == ((1, 2), (2, 1))
     assert of_class.edges == pytest.approx((0, 1.95, 3.9))
     assert (of_class.true, of_class.false) == ((1, 1), (1, 0))
-
-
-def test_accuracy_is_the_share_of_largest_logits_that_are_true() -> None:
-    values = np.array([[1, 2], [3, 1], [0, 5]], dtype=np.float32)
-    assert accuracy(Blocks(values, 2), np.array([1, 1, 1])) == pytest.approx(2 / 3)
 
 
 def test_a_models_logits_are_a_stream_for_the_measures(dataset: Dataset, model: nn.Module, logits: np.ndarray) -> None:

@@ -833,11 +833,12 @@ def test_nce_is_exact_up_to_ten_thousand_classes_and_sampled_beyond() -> None:
         return configured("nce", classes=classes, **values).setting.hyperparameters  # type: ignore[arg-type]
 
     assert used(10_000) == {"t": 10_000.0, "q": "uniform", "estimate": "exact"}
-    assert used(10_001) == {"t": 25.0, "q": "uniform", "estimate": "sampled"}
+    drawn = {"negatives": "own", "correction": "log-q"}
+    assert used(10_001) == {"t": 25.0, "q": "uniform", "estimate": "sampled", **drawn}
     frequencies = torch.arange(1, 10_002)
     assert used(10_001, class_frequencies=frequencies)["q"] == "class frequencies"
     assert used(10_000, class_frequencies=frequencies[:-1])["q"] == "uniform"
-    assert used(4, estimate="sampled", t=3) == {"t": 3.0, "q": "uniform", "estimate": "sampled"}
+    assert used(4, estimate="sampled", t=3) == {"t": 3.0, "q": "uniform", "estimate": "sampled", **drawn}
     assert used(4, q="class frequencies", class_frequencies=[1, 2, 3, 4])["q"] == "class frequencies"
 
 
@@ -873,6 +874,11 @@ def test_class_frequencies_become_noise() -> None:
         ("nce", {"t": 2.5, "estimate": "sampled"}, "sampled nce with t = 2.5: give a whole number"),
         ("nce", {"q": "zipf"}, "q = 'zipf': give 'uniform', 'class frequencies'"),
         ("nce", {"estimate": "guessed"}, "estimate = 'guessed': give 'exact', 'sampled'"),
+        ("nce", {"negatives": "shared"}, "negatives = 'shared': its expectation is exact here, .*estimate = 'sampled'"),
+        ("nce", {"correction": "none"}, "correction = 'none': its expectation is exact here"),
+        ("nce", {"correction": "logq"}, "correction = 'logq': give 'log-q', 'none' or 'auto'"),
+        ("nce", {"estimate": "sampled", "negatives": "ours"}, "negatives = 'ours': give 'own', 'shared' or 'auto'"),
+        ("nce", {"estimate": "sampled", "correction": 1.0}, "correction = 1.0: give 'log-q', 'none' or 'auto'"),
         ("nce", {"q": "class frequencies"}, "needs the class frequencies"),
         ("nce", {"q": "class frequencies", "class_frequencies": [1, 2]}, r"shape \(2,\): give one for each of 4"),
         ("nce", {"q": "class frequencies", "class_frequencies": [1, 0, 2, 3]}, "class 1 has frequency 0"),

@@ -171,6 +171,41 @@ def test_nce_near_its_infimum_implies_separation(batch: Batch, t: float, uneven:
     assert len(y) * float(losses.nce(z, y, t=t, q=q)) - infimum >= nce_threshold(rates) - 1e-12
 
 
+def otherwise_corrected(key: str, z: Tensor, y: Tensor, rates: Tensor) -> Tensor:
+    """Each example's mean over all draws: NCE without the log-q correction, and negative sampling with it."""
+    corrected = key == "negative-sampling"
+    u = z - rates.log() if corrected else z
+    false = F.one_hot(y, z.shape[1]) == 0
+    against = rates * F.softplus(u, threshold=1e9)
+    return F.softplus(-u.gather(1, y[:, None])[:, 0]) + (against * false if corrected else against).sum(1)
+
+
+@settings(deadline=None)
+@given(batch=unseparated(true_level=0.0), t=st.sampled_from([1.0, 4.0, 25.0]), uneven=st.booleans())
+@pytest.mark.parametrize("key", ["nce", "negative-sampling"])
+def test_a_binary_loss_with_the_other_correction_is_still_aligned(
+    key: str, batch: Batch, t: float, uneven: bool
+) -> None:
+    """Near its infimum every true logit is above a level and every false one below; levels of classes differ."""
+    z, y = batch
+    q = torch.ones(z.shape[1], dtype=torch.float64)
+    q[0] += 3 * uneven
+    rates = t * q / q.sum()
+    if key == "nce":  # a true logit is best at -log r, where softplus(-z) + r softplus(z) is nce_infimum(r)
+        infima = torch.tensor([losses.nce_infimum(rate) for rate in rates.tolist()], dtype=torch.float64)
+        level = -rates.log().max() - 1
+        true, false = F.softplus(-level) + rates * F.softplus(level) - infima, rates * F.softplus(level)
+    else:
+        infima, level = torch.zeros_like(rates), rates.new_zeros(())
+        true, false = F.softplus(rates.log() - level), rates * F.softplus(level - rates.log())
+    threshold = float(torch.minimum(true, false).min())  # what a true logit at the level costs, and a false one
+    assert threshold > 0
+    assert float((otherwise_corrected(key, z, y, rates) - infima[y]).sum()) >= threshold - 1e-12
+    correction = "none" if key == "nce" else "log-q"
+    more = {"estimate": "sampled"} if key == "nce" else {}
+    assert losses.configured(key, classes=5, correction=correction, **more).setting.aligned  # type: ignore[arg-type]
+
+
 def test_nce_can_be_near_its_infimum() -> None:
     z, y = doubles((0, -9), (-9, 0)), torch.tensor([0, 1])
     assert 2 * (float(losses.nce(z, y)) - losses.nce_infimum(1.0)) < nce_threshold([1.0, 1.0])
@@ -389,8 +424,8 @@ def test_every_test_that_the_page_names_is_here() -> None:
     page = (Path(__file__).parents[3] / "docs" / "losses.md").read_text(encoding="utf-8")
     here = Path(__file__).parent
     defined = set()
-    for file in (here / "test_losses.py", here / "test_losses_alignment.py"):
-        defined |= set(re.findall(r"^def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE))
+    for name in ("test_losses.py", "test_losses_alignment.py", "test_sampled_losses.py", "test_prior_bias.py"):
+        defined |= set(re.findall(r"^def (test_\w+)", (here / name).read_text(encoding="utf-8"), re.MULTILINE))
     named = set(re.findall(r"`(test_\w+)`", page))
     assert len(named) >= 10
     assert named <= defined

@@ -36,16 +36,22 @@ def labelled(draw: st.DrawFn) -> Labelled:
 
 
 @contextmanager
-def ways(panel: int, by_class: int, few: int) -> Iterator[None]:
+def ways(panel: int, by_class: int, few: int, compared: int) -> Iterator[None]:
     """Cut into panels of this size and search by the ways that larger inputs take."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(reading, "PANEL", panel)
         patch.setattr(reading, "BY_CLASS", by_class)
         patch.setattr(search, "FEW", few)
+        patch.setattr(reading, "COMPARED", compared)
         yield
 
 
-some_ways = st.tuples(st.sampled_from([1, 20, 2**20]), st.sampled_from([0, 2, 10**9]), st.sampled_from([0, 10**9]))
+some_ways = st.tuples(
+    st.sampled_from([1, 20, 2**20]),
+    st.sampled_from([0, 2, 10**9]),
+    st.sampled_from([0, 10**9]),
+    st.sampled_from([0, 16]),
+)
 
 
 def literal_precision_at(scores: Array, positive: NDArray[np.bool_], percent: int) -> float:
@@ -129,7 +135,9 @@ class TestByHand:
 class TestExactness:
     @settings(max_examples=100, deadline=None)
     @given(labelled(), some_ways)
-    def test_single_logits_as_scikit_learn_column_by_column(self, given: Labelled, way: tuple[int, int, int]) -> None:
+    def test_single_logits_as_scikit_learn_column_by_column(
+        self, given: Labelled, way: tuple[int, int, int, int]
+    ) -> None:
         logits, labels = given
         with ways(*way):
             found = measure(logits, labels)
@@ -138,7 +146,7 @@ class TestExactness:
 
     @settings(max_examples=60, deadline=None)
     @given(labelled().filter(lambda given: given[0].shape[1] > 1), some_ways)
-    def test_all_logits_as_scikit_learn_on_the_log_odds(self, given: Labelled, way: tuple[int, int, int]) -> None:
+    def test_all_logits_as_scikit_learn_on_the_log_odds(self, given: Labelled, way: tuple[int, int, int, int]) -> None:
         with ways(*way):
             assert_equal(measure(*given, score="all"), by_scikit_learn(log_odds(given[0]), given[1]))
 
@@ -206,7 +214,7 @@ class TestStreams:
     @settings(max_examples=60, deadline=None)
     @given(labelled(), st.integers(1, 8), st.sampled_from(["rows", "columns"]), some_ways)
     def test_chunks_of_any_size_as_the_whole(
-        self, given: Labelled, size: int, along: str, way: tuple[int, int, int]
+        self, given: Labelled, size: int, along: str, way: tuple[int, int, int, int]
     ) -> None:
         logits, labels = given
         shape = (logits.shape[0], logits.shape[1])

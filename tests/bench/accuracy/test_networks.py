@@ -15,7 +15,7 @@ def values(network: nn.Module) -> torch.Tensor:
     return torch.cat([tensor.reshape(-1).double() for tensor in network.state_dict().values()])
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "linear"])
 def test_a_seed_decides_the_weights_and_leaves_the_global_generator_alone(name: str) -> None:
     before = torch.get_rng_state()
     first, again, other = (networks.build(name, SHAPE, 4, seed=seed) for seed in (1, 1, 2))
@@ -34,7 +34,7 @@ def test_a_registered_network_gets_a_fresh_top_layer() -> None:
     assert locate(network, (3, 32, 32)).path == "fc"
 
 
-@pytest.mark.parametrize("name", ["mlp", "torchvision/resnet18"])
+@pytest.mark.parametrize("name", ["mlp", "linear", "torchvision/resnet18"])
 def test_the_prior_is_where_the_bias_starts(name: str) -> None:
     network = networks.build(name, (3, 32, 32), 11, seed=0, prior_bias=True)
     top = network.get_submodule(locate(network, (3, 32, 32)).path)
@@ -81,3 +81,31 @@ def test_other_networks_have_no_auxiliary_head() -> None:
         networks.build("mlp", SHAPE, 4, seed=0, auxiliary=True)
     with pytest.raises(UsageError, match="299 pixels"):
         networks.build("inception_v3", (3, 32, 32), 4, seed=0, auxiliary=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "path", "features", "normalises"),
+    [
+        ("mlp", (1, 8, 8), "7", 500, True),
+        ("linear", (16,), "1", 16, False),
+        ("cnn", (1, 8, 8), "25", 1024, True),
+        ("torchvision/mobilenet_v3_small", (3, 224, 224), "classifier.3", 1024, True),
+    ],
+)
+def test_the_outline_is_that_of_the_network(
+    name: str, shape: tuple[int, ...], path: str, features: int, normalises: bool
+) -> None:
+    state = torch.get_rng_state()
+    found = networks.outline(name, shape)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (found.path, found.features, found.bias, found.normalises) == (path, features, True, normalises)
+    network = networks.build(name, shape, 11, seed=0)
+    top = network.get_submodule(found.path)
+    assert isinstance(top, nn.Linear)
+    whole = sum(parameter.numel() for parameter in network.parameters())
+    assert found.backbone_parameters == whole - 11 * (features + 1)
+
+
+def test_an_outline_is_refused_as_its_network_is() -> None:
+    with pytest.raises(UsageError, match="'resnet50' cannot be used with these data"):
+        networks.outline("resnet50", (1, 8, 8))

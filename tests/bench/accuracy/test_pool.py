@@ -57,8 +57,19 @@ def carry_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make_member: Make
     return run
 
 
+#: Children that this process had before: other tests' fork servers outlive them.
+_BEFORE: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _children_before() -> None:
+    _BEFORE.clear()
+    _BEFORE.update(each.pid for each in psutil.Process().children())
+
+
 def _workers() -> list[psutil.Process]:
-    return [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
+    children = [each for each in psutil.Process().children() if each.pid not in _BEFORE]
+    return [each for each in children if each.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_one_worker_does_order_after_order(carry_out: Callable[..., Any]) -> None:

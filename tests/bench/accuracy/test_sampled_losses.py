@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.accuracy import losses
-from bench.accuracy.losses import configured, importance_sampling, negative_sampling
-from bench.accuracy.settings import BEYOND_THE_PAPER, FURTHER_LOSSES, PAPER_LOSSES
+from bench.accuracy.losses import configured, importance_sampling, negative_sampling, sampled_nce
+from bench.accuracy.settings import BEYOND_THE_PAPER, FURTHER_LOSSES, PAPER_LOSSES, LossSetting
 from bench.errors import UsageError
 
 LOGITS = torch.tensor([1.2, -0.4, 0.3, -2.0, 0.9], dtype=torch.float64)
@@ -121,14 +121,20 @@ def test_they_are_further_losses_and_none_of_the_papers() -> None:
 
 def test_values_used_are_recorded_and_make_the_same_loss_again() -> None:
     counts = [10.0, 20, 30, 40, 900]
-    assert configured("importance-sampling", classes=5).setting.hyperparameters == {"t": 25.0, "q": "uniform"}
+    assert configured("importance-sampling", classes=5).setting.hyperparameters == {
+        "t": 25.0, "q": "uniform", "negatives": "own", "correction": "log-q",
+    }  # fmt: skip
     used: dict[str, dict[str, Any]] = {
         key: configured(key, classes=5, class_frequencies=counts).setting.hyperparameters for key in FURTHER_LOSSES
     }
     assert used == {
-        "importance-sampling": {"t": 25.0, "q": "class frequencies", "power": 1.0},
-        "negative-sampling": {"t": 25.0, "q": "class frequencies", "power": 0.75},
-    }
+        "importance-sampling": {
+            "t": 25.0, "q": "class frequencies", "power": 1.0, "negatives": "own", "correction": "log-q",
+        },
+        "negative-sampling": {
+            "t": 25.0, "q": "class frequencies", "power": 0.75, "negatives": "own", "correction": "none",
+        },
+    }  # fmt: skip
     for key, hyperparameters in used.items():
         first, again = (
             configured(
@@ -158,6 +164,9 @@ def test_frequencies_are_raised_to_the_power() -> None:
         ({"q": "class frequencies"}, "negative-sampling with q = 'class frequencies' needs the class frequencies"),
         ({"power": 0.5}, "noise is uniform here"),
         ({"gamma": 1.0}, "no hyperparameter 'gamma'"),
+        ({"negatives": "mine"}, "negative-sampling with negatives = 'mine': give 'own', 'shared' or 'auto'"),
+        ({"correction": "logq"}, "negative-sampling with correction = 'logq': give 'log-q', 'none' or 'auto'"),
+        ({"estimate": "sampled"}, "no hyperparameter 'estimate'; it has t, q, power, negatives, correction"),
     ],
 )
 def test_what_makes_no_sense_is_refused(hyperparameters: dict[str, Any], reason: str) -> None:
@@ -165,6 +174,174 @@ def test_what_makes_no_sense_is_refused(hyperparameters: dict[str, Any], reason:
         configured("negative-sampling", classes=5, **hyperparameters)
     with pytest.raises(UsageError, match="label smoothing is not defined"):
         configured("importance-sampling", classes=5, label_smoothing=0.1)
+
+
+# --- negatives of a whole minibatch, and the log-q correction given or left out
+
+DRAWING = {"nce": sampled_nce, "importance-sampling": importance_sampling, "negative-sampling": negative_sampling}
+EVERY = pytest.mark.parametrize("key", DRAWING)
+BATCH = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+LABELS = torch.tensor([0, 4, 2, 2, 1, 3])
+
+
+def drawing(key: str, **given: Any) -> losses.Configured:
+    """Seeded noise by the frequencies of SKEWED, raised to no power."""
+    more = {"estimate": "sampled"} if key == "nce" else {"power": 1.0}
+    generator = torch.Generator().manual_seed(13)
+    return configured(key, classes=5, class_frequencies=SKEWED, generator=generator, t=4, **more, **given)
+
+
+@EVERY
+@pytest.mark.parametrize("correction", ["log-q", "none"])
+def test_shared_negatives_are_one_draw_for_the_whole_minibatch(key: str, correction: str) -> None:
+    z, y = torch.zeros(6, 400, dtype=torch.float64, requires_grad=True), torch.arange(6)
+    for negatives, most in (("shared", 1), ("own", 6)):
+        more = {"estimate": "sampled"} if key == "nce" else {}
+        generator = torch.Generator().manual_seed(1)
+        given = {"negatives": negatives, "correction": correction, "t": 4, **more}
+        loss = configured(key, classes=400, generator=generator, **given)  # type: ignore[arg-type]
+        (gradient,) = torch.autograd.grad(loss(z, y), z)
+        noise = {frozenset((row[6:] != 0).nonzero().flatten().tolist()) for row in gradient}
+        assert len(noise) == most
+        assert all(2 <= len(drawn) <= 4 for drawn in noise)  # a class may be drawn twice
+
+
+@EVERY
+@pytest.mark.parametrize("shared", [False, True])
+def test_of_one_example_shared_negatives_are_its_own(key: str, shared: bool) -> None:
+    own, one = (drawing(key, negatives=negatives) for negatives in ("own", "shared"))
+    assert own(BATCH[:1], LABELS[:1]) == one(BATCH[:1], LABELS[:1])
+    minibatch = drawing(key, negatives="shared" if shared else "own")(BATCH, LABELS)
+    apart = drawing(key, negatives="own")  # an example's draws follow those of the one before
+    if shared:  # the same four classes for each
+        values = [drawing(key, negatives="shared")(z[None], y[None]) for z, y in zip(BATCH, LABELS, strict=True)]
+    else:
+        values = [apart(z[None], y[None]) for z, y in zip(BATCH, LABELS, strict=True)]
+    torch.testing.assert_close(minibatch, torch.stack(values).mean(), rtol=1e-12, atol=0)
+
+
+def test_shared_negatives_leave_the_mean_as_it_is() -> None:
+    """Of NCE the exact loss, of the partition function its value."""
+    z, y, t = BATCH, LABELS, 3
+    torch.manual_seed(5)
+
+    def found(function: Any) -> Tensor:
+        return torch.stack([function(z, y, t=t, q=SKEWED, shared=True) for _ in range(4_000)])
+
+    assert_mean(found(sampled_nce), float(losses.nce(z, y, t=t, q=SKEWED)))
+    one = torch.vmap(
+        lambda z, y: importance_sampling(z, y, t=t, q=SKEWED, shared=True), randomness="different"
+    )(LOGITS.expand(DRAWS, 1, -1), torch.full((DRAWS, 1), LABEL))  # fmt: skip
+    assert_mean((one + LOGITS[LABEL]).exp(), float(LOGITS.exp().sum()))
+
+
+def test_a_stack_draws_shared_negatives_for_each_member() -> None:
+    z, y = torch.arange(50.0).expand(2, 6, 50), torch.zeros(2, 6).long()
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return importance_sampling(z, y, t=4, shared=True)
+
+    same, different = (torch.vmap(loss, randomness=kind)(z, y) for kind in ("same", "different"))
+    assert same[0] == same[1]
+    assert different[0] != different[1]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_without_the_correction_a_binary_loss_learns_the_logit_and_log_tq(shared: bool) -> None:
+    """For the same draws, to the last digits: what is read as z is z + log(t q_j)."""
+    shift = (4 * SKEWED).log()
+    for key, function in (("nce", sampled_nce), ("negative-sampling", negative_sampling)):
+        plain, moved = (
+            function(
+                z, LABELS, t=4, q=SKEWED, shared=shared, corrected=corrected, generator=torch.Generator().manual_seed(3)
+            )
+            for z, corrected in ((BATCH, False), (BATCH + shift, True))
+        )
+        torch.testing.assert_close(moved, plain, rtol=1e-12, atol=1e-12, msg=key)
+
+
+@pytest.mark.parametrize("t", [1, 3])
+def test_without_the_correction_the_partition_function_is_that_of_the_classes_drawn(t: int) -> None:
+    """Its mean is e^z_y + sum t q_j e^z_j: of uniform noise the false part is k/t times too low."""
+
+    def uncorrected(z: Tensor, y: Tensor, *, t: int, q: Tensor | None) -> Tensor:
+        return importance_sampling(z, y, t=t, q=q, corrected=False)
+
+    false = torch.arange(5) != LABEL
+    for q in (None, SKEWED):
+        shares = torch.full((5,), 0.2, dtype=torch.float64) if q is None else q
+        estimates = (drawn(uncorrected, t, q) + LOGITS[LABEL]).exp()
+        expected = float(LOGITS[LABEL].exp() + t * (shares * LOGITS.exp())[false].sum())
+        assert_mean(estimates, expected)
+        if q is None:
+            assert float((estimates - LOGITS[LABEL].exp()).mean()) == pytest.approx(
+                t / 5 * float(LOGITS.exp()[false].sum()), rel=0.05
+            )
+
+
+@pytest.mark.parametrize("correction", ["log-q", "none"])
+def test_importance_sampling_leaves_the_level_free_with_the_correction_or_without(correction: str) -> None:
+    plain, moved = (
+        drawing("importance-sampling", correction=correction),
+        drawing("importance-sampling", correction=correction),
+    )
+    levels = torch.arange(-3.0, 3.0, dtype=torch.float64)[:, None] * 10
+    torch.testing.assert_close(plain(BATCH, LABELS), moved(BATCH + levels, LABELS), rtol=1e-10, atol=1e-10)
+    assert not plain.setting.aligned
+
+
+def test_the_name_says_what_another_correction_makes_of_a_loss() -> None:
+    named = {
+        (key, correction): drawing(key, correction=correction).setting.name
+        for key in DRAWING
+        for correction in ("auto", "log-q", "none")
+    }
+    assert named == {
+        ("nce", "auto"): "NCE",
+        ("nce", "log-q"): "NCE",
+        ("nce", "none"): "NCE without log-q",
+        ("importance-sampling", "auto"): "CE by importance sampling",
+        ("importance-sampling", "log-q"): "CE by importance sampling",
+        ("importance-sampling", "none"): "sampled softmax without log-q",
+        ("negative-sampling", "auto"): "negative sampling",
+        ("negative-sampling", "log-q"): "negative sampling with log-q",
+        ("negative-sampling", "none"): "negative sampling",
+    }
+
+
+@EVERY
+def test_an_older_record_is_the_same_loss(key: str) -> None:
+    """It says neither whose the negatives are nor how they are corrected."""
+    now = drawing(key)
+    older = {name: value for name, value in now.setting.hyperparameters.items() if name not in
+             ("negatives", "correction")}  # fmt: skip
+    generator = torch.Generator().manual_seed(13)
+    again = configured(key, classes=5, class_frequencies=SKEWED, generator=generator, **older)
+    assert again(BATCH, LABELS) == now(BATCH, LABELS)
+    record = LossSetting(key=key, name=now.setting.name, aligned=now.setting.aligned, hyperparameters=older)
+    assert losses.is_corrected(record) is losses.is_corrected(now.setting) is losses.CORRECTED[key]
+    assert losses.pulls_to_prior(record) is losses.pulls_to_prior(now.setting)
+
+
+@EVERY
+def test_all_of_them_draw_by_class_frequencies_when_asked(key: str) -> None:
+    assert drawing(key, q="class frequencies").setting.hyperparameters["q"] == "class frequencies"
+    z = torch.zeros(1, 5, dtype=torch.float64, requires_grad=True)
+    generator = torch.Generator().manual_seed(0)
+    certain = [1e-12, 1e-12, 1e-12, 1e-12, 1.0]
+    more = {"estimate": "sampled"} if key == "nce" else {"power": 1.0}
+    given = {"q": "class frequencies", "t": 9, **more}
+    loss = configured(key, classes=5, class_frequencies=certain, generator=generator, **given)  # type: ignore[arg-type]
+    (gradient,) = torch.autograd.grad(loss(z, torch.tensor([0])), z)
+    assert gradient[0, 1:4].tolist() == [0, 0, 0]
+    assert gradient[0, 4] > 0
+
+
+def test_q_of_another_length_is_refused() -> None:
+    for function in DRAWING.values():
+        for corrected in (True, False):
+            with pytest.raises(UsageError, match="one probability for each of 5 classes"):
+                function(BATCH, LABELS, q=torch.ones(7), corrected=corrected)
 
 
 def test_the_likelihood_of_normalised_scores_is_cross_entropy() -> None:

@@ -253,6 +253,8 @@ def test_every_option_reaches_the_request(here: Command, asked: list[Request], t
         "--workers": (2, {"workers": 2}),
         "--stack": (5, {"stack": 5}),
         "--threads": (1, {"threads": 1}),
+        "--top-layer-step": ("chunked", {"top_layer_step": "chunked"}),
+        "--accumulate": (2, {"accumulate": 2}),
         "--data-dir": (tmp_path, {"data_dir": tmp_path}),
     }
     arguments = [part for name, (value, _) in options.items() for part in (name, value)]

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from bench.accuracy.parity import Parity
 from bench.accuracy.rows import Spread, table1
+from bench.accuracy.settings import Recipe
 from reports.accuracy import wording
 
 
@@ -140,3 +141,12 @@ def test_a_rival_is_judged_by_log_p_and_against_ce_alone(make_accuracy_run) -> N
     (line,) = wording.verdict_lines([rival])
     assert line.startswith("low-rank softmax, log P of one class against all logits of CE: ")
     assert "one logit" not in line
+
+
+def test_the_heading_says_how_the_top_layer_steps_and_starts() -> None:
+    plain = Recipe(network="mlp", steps=1)
+    assert wording.recipe_words(plain) == "mlp, SGD with momentum 0.9, constant rate, float32, 1 thread"
+    other = plain.model_copy(update={"top_layer_step": "in-place", "accumulation": 4, "prior_bias": "auto"})
+    for words in ("top layer by plain SGD in place", "4 micro-batches a step", "prior bias under losses that need it"):
+        assert words in wording.recipe_words(other)
+    assert "over chunks of classes" in wording.recipe_words(plain.model_copy(update={"top_layer_step": "chunked"}))

@@ -8,9 +8,16 @@ from bench.accuracy import data
 from bench.errors import UsageError
 
 
-def test_the_names_are_those_of_the_paper_and_four_more():
+def test_the_names_are_those_of_the_paper_and_six_more():
     paper = {"mnist", "svhn", "cifar10", "cifar100", "imagenet"}
-    assert set(data.NAMES) == paper | {"digits", "fashion-mnist", "omniglot", "folder:PATH"}
+    assert set(data.NAMES) == paper | {
+        "digits",
+        "fashion-mnist",
+        "omniglot",
+        "folder:PATH",
+        "features:PATH",
+        "synthetic:K",
+    }
     assert data.NAMES[0] == "digits"
 
 
@@ -25,6 +32,8 @@ def test_the_names_are_those_of_the_paper_and_four_more():
         ("cifar100", "cnn", 100_000),
         ("omniglot", "cnn", 100_000),
         ("folder:pictures", "cnn", 100_000),
+        ("features:pictures", "linear", 100_000),
+        ("synthetic:1000,zipf=0", "mlp", 100_000),
         ("imagenet", "inception_v3", 6_000_000),
     ],
 )
@@ -40,6 +49,10 @@ def test_an_unknown_name_is_answered_with_the_right_ones():
         data.default_steps("food")
     with pytest.raises(UsageError, match="names no folder"):
         data.default_network("folder:")
+    with pytest.raises(UsageError, match="names no folder"):
+        data.default_network("features:")
+    with pytest.raises(UsageError, match="names no class count"):
+        data.default_steps("synthetic:")
 
 
 def test_the_default_folder_is_the_users_cache(monkeypatch, tmp_path):
@@ -64,7 +77,8 @@ def test_an_input_size_is_for_folders():
 
 
 def test_names_and_defaults_cost_no_torch():
-    script = "import sys; from bench.accuracy.data import default_steps; assert 'torch' not in sys.modules"
+    ask = "from bench.accuracy.data import default_steps; default_steps('synthetic:99')"
+    script = f"import sys; {ask}; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
