@@ -1,7 +1,5 @@
 """An accuracy run on disk: manifest, trainings, evaluations, influences (bench.accuracy.records has the folder)."""
 
-import io
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +10,8 @@ import numpy.typing as npt
 
 from bench.accuracy.records import Evaluation, Manifest, Training
 from bench.accuracy.settings import Member
-from bench.errors import UsageError
-from bench.folder import FolderWriter, Notice, read_lines, read_manifest, write_atomically
+from bench.array_files import Arrays, read_arrays, write_arrays
+from bench.folder import FolderWriter, Notice, read_lines, read_manifest
 
 SCHEMA_VERSION = 1
 TRAININGS = "trainings.jsonl"
@@ -82,30 +80,19 @@ def load(path: Path) -> AccuracyRun:
 
 def write_influence(folder: Path, member: Member, influence: Influence) -> None:
     """Write the influences of one model, whole or not at all. Raises OSError."""
-    (folder / "influences").mkdir(exist_ok=True)
-    content = io.BytesIO()
-    np.savez(content, single=influence.single, all=influence.all)
-    write_atomically(_influence_file(folder, member), content.getvalue())
+    write_arrays(_influence_file(folder, member), **influence._asdict())
 
 
 def read_influence(folder: Path, member: Member) -> Influence:
     """Read them again. Raises UsageError naming the file if that is impossible; nothing in it is executed."""
     file = _influence_file(folder, member)
-    try:
-        content = io.BytesIO(file.read_bytes())
-        if not zipfile.is_zipfile(content):
-            raise ValueError("no archive, or cut short")
-        content.seek(0)
-        with np.load(content, allow_pickle=False) as arrays:
-            return Influence(_vector(arrays["single"]), _vector(arrays["all"]))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{file}: not the influences of a model ({error}); restore it, or start a new run") from None
+    return Influence(*read_arrays(file, Influence._fields, "the influences of a model", _refuse_other_content))
 
 
-def _vector(array: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    if array.dtype != np.float64 or array.ndim != 1 or not np.isfinite(array).all():
-        raise ValueError(f"an array of {array.dtype} and shape {array.shape}, or not finite")
-    return array
+def _refuse_other_content(arrays: Arrays) -> None:
+    for array in arrays:
+        if array.dtype != np.float64 or array.ndim != 1 or not np.isfinite(array).all():
+            raise ValueError(f"an array of {array.dtype} and shape {array.shape}, or not finite")
 
 
 def _influence_file(folder: Path, member: Member) -> Path:

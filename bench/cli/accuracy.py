@@ -8,7 +8,7 @@ import typer
 from bench.cli.defaults import with_default
 from bench.cli.exits import exits
 from bench.cli.given import given, refuse_beside_resume
-from bench.cli.shared_options import OUT, WHERE, DataDir, Device, Json, Output, Quiet, Resume
+from bench.cli.shared_options import OUT, WHERE, DataDir, Device, Json, Output, Quiet, Resume, Workers, WorkerThreads
 
 WHAT = "What is trained"
 HOW = "How it is trained"
@@ -156,14 +156,6 @@ Quick = Annotated[
     bool, typer.Option("--quick", rich_help_panel=HOW, help="--steps 300 --lr 0.1,0.01, each overridable.")
 ]
 
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        rich_help_panel=WHERE,
-        help=with_default("Processes that train side by side.", "one a core; on a GPU 1"),
-    ),
-]
 Stack = Annotated[
     int | None,
     typer.Option(
@@ -171,10 +163,6 @@ Stack = Annotated[
         rich_help_panel=WHERE,
         help=with_default("MLPs trained as one stack of weights.", "1; on a GPU up to 128"),
     ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(metavar="N", rich_help_panel=WHERE, help=with_default("CPU threads of a worker.", "cores / workers")),
 ]
 Engine = Annotated[
     str,
@@ -237,7 +225,7 @@ def train(
     device: Device = "auto",
     workers: Workers = None,
     stack: Stack = None,
-    threads: Threads = None,
+    threads: WorkerThreads = None,
     engine: Engine = "local",
     address: Address = None,
     gpu_share: GpuShare = None,

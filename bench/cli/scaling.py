@@ -8,7 +8,7 @@ import typer
 from bench.cli.defaults import with_default
 from bench.cli.exits import exits
 from bench.cli.given import given, refuse_beside_resume
-from bench.cli.shared_options import OUT, WHERE, Device, Json, Output, Quiet, Resume
+from bench.cli.shared_options import OUT, Device, Json, Output, Quiet, Resume, Workers, WorkerThreads
 
 WHAT = "What is studied"
 HOW = "How it is trained"
@@ -105,18 +105,6 @@ Quick = Annotated[
         help="--classes 10,100 --steps 200 --seeds 1 --lr 0.003 --queries 100 --negatives 2000, each overridable.",
     ),
 ]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        rich_help_panel=WHERE,
-        help=with_default("Processes that train side by side.", "one a core; on a GPU 1"),
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(metavar="N", rich_help_panel=WHERE, help=with_default("CPU threads of a worker.", "cores / workers")),
-]
 DryRun = Annotated[bool, typer.Option("--dry-run", rich_help_panel=OUT, help="Show what would be trained; train none.")]
 
 
@@ -143,7 +131,7 @@ def study(
     quick: Quick = False,
     device: Device = "auto",
     workers: Workers = None,
-    threads: Threads = None,
+    threads: WorkerThreads = None,
     dry_run: DryRun = False,
     output: Output = Path("results"),
     resume: Resume = None,

@@ -19,6 +19,18 @@ DataDir = Annotated[
         help=with_default("Where data sets lie, or are downloaded to.", "~/.cache/slc-bench/data"),
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        rich_help_panel=WHERE,
+        help=with_default("Processes that train side by side.", "one a core; on a GPU 1"),
+    ),
+]
+WorkerThreads = Annotated[
+    int | None,
+    typer.Option(metavar="N", rich_help_panel=WHERE, help=with_default("CPU threads of a worker.", "cores / workers")),
+]
 Output = Annotated[Path, typer.Option(metavar="DIR", rich_help_panel=OUT, help="Parent of the run's folder.")]
 Resume = Annotated[
     Path | None,

@@ -1,7 +1,5 @@
 """A study on disk: what bench.scaling.records lists, and each query's 1-AUPRC beside it."""
 
-import io
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +8,8 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.errors import UsageError
-from bench.folder import FolderWriter, Notice, read_lines, read_manifest, write_atomically
+from bench.array_files import Arrays, read_arrays, write_arrays
+from bench.folder import FolderWriter, Notice, read_lines, read_manifest
 from bench.run import Run, load_run
 from bench.scaling import tasks
 from bench.scaling.records import Optimum, StepCost, StudyManifest, StudyPoint, StudyTraining
@@ -127,33 +125,21 @@ def _speed(path: Path) -> Run | None:
 
 def write_queries(folder: Path, name: str, errors: QueryErrors) -> None:
     """Write the queries of one model, whole or not at all. Raises OSError."""
-    (folder / QUERIES).mkdir(exist_ok=True)
-    content = io.BytesIO()
-    np.savez(content, classes=errors.classes, single=errors.single, all=errors.all)
-    write_atomically(_file(folder, name), content.getvalue())
+    write_arrays(_file(folder, name), **errors._asdict())
 
 
 def read_queries(folder: Path, name: str) -> QueryErrors:
     """Read them again. Raises UsageError naming the file if that is impossible; nothing in it is executed."""
-    file = _file(folder, name)
-    try:
-        content = io.BytesIO(file.read_bytes())
-        if not zipfile.is_zipfile(content):
-            raise ValueError("no archive, or cut short")
-        content.seek(0)
-        with np.load(content, allow_pickle=False) as arrays:
-            errors = QueryErrors(arrays["classes"], arrays["single"], arrays["all"])
-        _refuse_other_content(errors)
-        return errors
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"{file}: not the queries of a model ({error}); restore it, or start a new run") from None
+    return QueryErrors(
+        *read_arrays(_file(folder, name), QueryErrors._fields, "the queries of a model", _refuse_other_content)
+    )
 
 
-def _refuse_other_content(errors: QueryErrors) -> None:
-    for name, array, dtype in zip(errors._fields, errors, (np.int64, np.float64, np.float64), strict=True):
-        if array.dtype != dtype or array.shape != errors.classes.shape or array.ndim != 1:
+def _refuse_other_content(arrays: Arrays) -> None:
+    for name, array, dtype in zip(QueryErrors._fields, arrays, (np.int64, np.float64, np.float64), strict=True):
+        if array.dtype != dtype or array.shape != arrays[0].shape or array.ndim != 1:
             raise ValueError(f"{name} is an array of {array.dtype} and shape {array.shape}")
-    if not all(((array >= 0) & (array <= 1)).all() for array in errors[1:]):
+    if not all(((array >= 0) & (array <= 1)).all() for array in arrays[1:]):
         raise ValueError("1-AUPRC outside 0 to 1")
 
 
