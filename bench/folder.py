@@ -59,6 +59,16 @@ class Notice(Record):
     remedy: str
 
 
+def not_written(reason: str, matters: str) -> Notice:
+    """The disk refused in the middle of a run; `matters`: what ended, and what is not done for it."""
+    return Notice(
+        kind="not-written",
+        happened=reason,
+        matters=matters,
+        remedy="make room on the disk, then go on with --resume",
+    )
+
+
 class RunManifest(Record):
     """What the run.json of every kind of run holds."""
 

@@ -41,7 +41,7 @@ from bench.folder import write_atomically
 KEPT = 2
 
 WEIGHTS_FILE = "weights.safetensors"
-_WEIGHTS, _STATE, _CONTENTS = WEIGHTS_FILE, "state.pt", "checkpoint.json"
+_STATE, _CONTENTS = "state.pt", "checkpoint.json"
 _DIGEST = "sha256"
 
 State = dict[str, Any]
@@ -100,7 +100,7 @@ class CheckpointFolder:
 
         also: names of files in it that are to have their digests kept too.
         """
-        files = {_WEIGHTS: _serialised(weights, {}), _STATE: _pickled(state)}
+        files = {WEIGHTS_FILE: _serialised(weights, {}), _STATE: _pickled(state)}
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
         digests |= {name: hashlib.sha256((beside / name).read_bytes()).hexdigest() for name in also}
         contents = _Contents(step=step, work=self._work, sha256=digests)
@@ -117,18 +117,23 @@ class CheckpointFolder:
         shutil.rmtree(beside, ignore_errors=True)
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint; None if there is none.
+        """The newest checkpoint; None if there is none. Raises UsageError as `at` does."""
+        step = self.newest_step()
+        return None if step is None else self.at(step)
 
-        Raises UsageError naming the file if it was cut short or altered, holds anything but data, or is of another
-        work. Nothing in it is executed. What a kill left half-written is removed.
-        """
+    def newest_step(self) -> int | None:
+        """The step of the newest checkpoint, unread; None if there is none. Removes what a kill left half-written."""
         for left_over in self.path.glob(".step-*"):
             shutil.rmtree(left_over, ignore_errors=True)
         folders = self._steps()
-        return self._read(folders[-1]) if folders else None
+        return _step_of(folders[-1]) if folders else None
 
     def at(self, step: int) -> Checkpoint:
-        """The checkpoint of a step; removes nothing. Raises UsageError as `newest` does, and where there is none."""
+        """The checkpoint of a step; removes nothing, and nothing in it is executed.
+
+        Raises UsageError naming the file if it is missing, was cut short or altered, holds anything but data, or is of
+        another work.
+        """
         return self._read(self.path / _name_of(step))
 
     def discard(self) -> None:
@@ -136,7 +141,7 @@ class CheckpointFolder:
         shutil.rmtree(self.path, ignore_errors=True)
 
     def _steps(self) -> list[Path]:
-        return sorted(path for path in self.path.glob("step-*") if path.is_dir())
+        return sorted((path for path in self.path.glob("step-*") if path.is_dir()), key=_step_of)
 
     def _read(self, folder: Path) -> Checkpoint:
         contents = _read_contents(folder / _CONTENTS)
@@ -145,13 +150,13 @@ class CheckpointFolder:
                 f"{folder} is a checkpoint of other trainings, data or settings; "
                 "go on with those it was made with, or remove it to begin anew"
             )
-        weights = _read_bytes(folder / _WEIGHTS, contents.sha256)
+        weights = _read_bytes(folder / WEIGHTS_FILE, contents.sha256)
         state = _read_bytes(folder / _STATE, contents.sha256)
-        for name in contents.sha256.keys() - {_WEIGHTS, _STATE}:
+        for name in contents.sha256.keys() - {WEIGHTS_FILE, _STATE}:
             _read_bytes(folder / name, contents.sha256)
         return Checkpoint(
             contents.step,
-            _parsed(folder / _WEIGHTS, weights),
+            _parsed(folder / WEIGHTS_FILE, weights),
             _unpickled(folder / _STATE, state, contents.step),
             folder,
         )
@@ -159,6 +164,10 @@ class CheckpointFolder:
 
 def _name_of(step: int) -> str:
     return f"step-{step:09d}"
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor], whose: str) -> None:

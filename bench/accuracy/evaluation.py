@@ -97,10 +97,15 @@ def logits_of(
     layer = None if path is None else model.get_submodule(path)
     if path is None or not isinstance(layer, nn.Linear):
         return ModelLogits(model, split, classes, device)
-    if 4 * len(split) * layer.in_features > FEATURES_SHARE * free_bytes(str(device)):
+    if not room_for_features(len(split), layer.in_features, device):
         return ModelLogits(model, split, classes, device)
     features = features_of(without_top(model, path).eval(), split, layer.in_features, device)
     return LayerLogits(features, layer.weight, layer.bias)
+
+
+def room_for_features(examples: int, width: int, device: torch.device, sharing: int = 1) -> bool:
+    """Whether features (examples, width) may be held on a device: in half of what is free, shared by so many."""
+    return 4 * examples * width <= FEATURES_SHARE * free_bytes(str(device)) / sharing
 
 
 def features_of(

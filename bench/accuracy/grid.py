@@ -25,10 +25,11 @@ from bench.accuracy.orders import (
     orders_left,
     units,
 )
-from bench.accuracy.plan import Plan, Request, own_device, plan, plan_of
+from bench.accuracy.plan import Plan, plan, plan_of
 from bench.accuracy.ranks import ALONE, Place, RankLost, Ranks, agree, first_alone, on_all, on_each
 from bench.accuracy.ranks import orders as shared_orders
 from bench.accuracy.records import Evaluation, Manifest, Training
+from bench.accuracy.request import Request
 from bench.accuracy.run import (
     EVALUATIONS,
     TRAININGS,
@@ -39,10 +40,12 @@ from bench.accuracy.run import (
     read_influence,
 )
 from bench.accuracy.settings import Member
+from bench.accuracy.spreading import own_device
 from bench.accuracy.worker import Workplace
 from bench.errors import UsageError
 from bench.folder import Notice, RunNotWritten, RunStatus, now
 from bench.machine import fingerprint
+from bench.machine.threads import intra_op_threads
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ class Grid:
         )
 
 
-def start(planned: Plan, output: Path, command: Sequence[str], watch: Watch) -> Grid:
+def start(planned: Plan, output: Path, command: Sequence[str], watch: Watch = _nobody) -> Grid:
     """A new run for a plan, in a folder under `output`. Raises UsageError if the folder cannot be written."""
     manifest = planned.manifest(created=now(), command=tuple(command))
     return Grid(manifest, AccuracyWriter.create(output, manifest), watch)
@@ -263,20 +266,10 @@ def _carry_out(planned: Plan, grid: Grid, ranks: Ranks) -> None:
         )
         pool.carry_out(begin, recipe.workers, grid.next_order, grid.take)
         return
-    with _threads(recipe.threads):
+    with intra_op_threads(recipe.threads):
         workplace = Workplace(planned.dataset, recipe, grid.manifest.losses, grid.writer.path)
         while (order := grid.next_order()) is not None:
             workplace.carry_out(order, functools.partial(grid.take, order))
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def follow(planned: Plan, ranks: Ranks) -> None:
@@ -296,7 +289,7 @@ def _workplace_of_rank(planned: Plan, folder: Path | None, ranks: Ranks) -> Iter
     device = torch.device(planned.recipe.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    with _threads(planned.recipe.threads):
+    with intra_op_threads(planned.recipe.threads):
         yield Workplace(planned.dataset, planned.recipe, planned.losses, path, ranks)
 
 
@@ -324,7 +317,7 @@ def train_and_test(request: Request, output: str | Path = "results", watch: Watc
     """Train a grid and test what it chose: `python -m bench accuracy` for programs.
 
         from bench.accuracy.grid import train_and_test
-        from bench.accuracy.plan import Request
+        from bench.accuracy.request import Request
         run = train_and_test(Request(dataset="digits", losses="ce,batch-ce", steps=500))
 
     The run lies in a folder under `output`; `watch` is called whenever something is known anew. Raises UsageError for

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from bench import folder
 from bench.accuracy.records import Training
 from bench.accuracy.run import AccuracyRun
 from bench.accuracy.settings import Member
@@ -23,12 +24,7 @@ def all_notices(run: AccuracyRun) -> list[Notice]:
 
 def not_written(reason: str) -> Notice:
     """The disk refused in the middle of a run."""
-    return Notice(
-        kind="not-written",
-        happened=reason,
-        matters="the grid ended here: trainings that cannot be kept are not run",
-        remedy="make room on the disk, then go on with --resume",
-    )
+    return folder.not_written(reason, "the grid ended here: trainings that cannot be kept are not run")
 
 
 def not_tested(member: Member, reason: str) -> Notice:

@@ -1,23 +1,23 @@
 """What a request for a grid means on this machine: data, recipe, losses, trainings. Nothing is trained yet."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
-import torch
 from pydantic import ValidationError
 
 from archs.rivals import KINDS, NAMES, RivalLayer, TopLayerKind
-from bench.accuracy import capacity, data, losses, networks, notices, ray_engine
+from bench.accuracy import capacity, data, losses, networks, notices, ray_engine, spreading
 from bench.accuracy.capacity import Demand
 from bench.accuracy.data import Dataset
 from bench.accuracy.data.catalogue import PAPER_STEPS
 from bench.accuracy.data.splits import MemorySplit
 from bench.accuracy.networks import Outline
-from bench.accuracy.ranks import Place
 from bench.accuracy.records import Manifest
+from bench.accuracy.refusals import refuse_unfit_step
+from bench.accuracy.request import Chosen, Request
 from bench.accuracy.settings import (
     PAPER_RATES,
     PRIOR_BIAS_CLASSES,
@@ -33,39 +33,14 @@ from bench.accuracy.settings import (
     TopLayerStep,
 )
 from bench.accuracy.stacking import stackable
-from bench.accuracy.training import class_frequencies, refuse_unfit_step
 from bench.errors import UsageError
 from bench.folder import Notice, first_problem
 from bench.machine import fingerprint
 from bench.machine.device import resolve_device
 from bench.machine.memory import free_bytes
-from bench.refusals import MOST_THREADS
+from bench.refusals import positive
 
 T = TypeVar("T")
-
-#: --quick: few steps, two learning rates.
-QUICK = {"steps": 300, "learning_rates": (0.1, 0.01)}
-
-#: TensorFlow's Inception-v3 as the paper used it ("all the default hyperparameters from this implementation"):
-#: models/research/inception, inception_train.py and its flags. A decay every 30 epochs of 1,281,167 images.
-PAPER_IMAGENET: Mapping[str, Any] = {
-    "learning_rates": (0.1,),
-    "batch_size": 32,
-    "optimiser": "rmsprop",
-    "momentum": 0.9,
-    "square_decay": 0.9,
-    "epsilon": 1.0,
-    "weight_decay": 4e-5,
-    "schedule": "exponential",
-    "decay_steps": 1_281_167 // 32 * 30,
-    "decay_rate": 0.16,
-    "label_smoothing": 0.1,
-    "auxiliary_weight": 0.4,
-    "network": "inception_v3",
-    "losses": ("ce", "batch-ce"),
-    "dataset": "imagenet",
-}
-PRESETS = {"paper-imagenet": PAPER_IMAGENET}
 
 #: Optimisers that a momentum means something to.
 WITH_MOMENTUM = ("sgd", "rmsprop")
@@ -75,75 +50,6 @@ DEFAULT_DATASET = "digits"
 
 #: More trainings of each kind than anybody waits for.
 MOST_SEEDS = 10_000
-
-#: Stacked on a GPU, the weights of so many networks of 0.65 million parameters take 1 GB with their optimiser.
-LARGEST_STACK = 128
-
-
-#: A process that trains without others.
-ONE_PROCESS = Place(rank=0, size=1, local_rank=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What to train; None leaves it to the data set, the preset or the device."""
-
-    dataset: str | Dataset | None = None
-    """None: the preset's, else digits"""
-    losses: str | Sequence[str] = "paper"
-    """"paper" beside a preset that names losses: the preset's; of a full top layer alone"""
-    top_layers: str | Sequence[str] = "full"
-    """kinds of archs.rivals; every rival is trained by its own negative log-likelihood"""
-    learning_rates: Sequence[float] | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    optimiser: str | None = None
-    momentum: float | None = None
-    weight_decay: float | None = None
-    schedule: str | None = None
-    seeds: int = 1
-    seed: int = 0
-    network: str | None = None
-    dtype: str = "float32"
-    compile: str = "none"
-    workers: int | None = None
-    stack: int | None = None
-    threads: int | None = None
-    engine: str = "local"
-    """local, or ray: one task a training, on a Ray cluster"""
-    address: str | None = None
-    """of the Ray cluster; None: one is started here and ends with the run"""
-    gpu_share: float | None = None
-    """what one task of Ray takes of a GPU; None: all of it"""
-    place: Place = ONE_PROCESS
-    """which of the ranks that train together this process is"""
-    local_ranks: int = 1
-    """how many of them are on this machine"""
-    shard_top_layer: bool = False
-    """split the classes over the ranks"""
-    device: str = "auto"
-    prior_bias: bool | None = None
-    """None: from PRIOR_BIAS_CLASSES classes on, for the losses of bench.accuracy.losses.pulls_to_prior"""
-    top_layer_step: str | None = None
-    """dense, chunked or in-place; None: by the size of the top layer and the memory that is free"""
-    accumulate: int = 1
-    """micro-batches of a step"""
-    label_smoothing: float | None = None
-    hyperparameters: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
-    """key of a loss -> its hyperparameters that differ from the defaults"""
-    preset: str | None = None
-    quick: bool = False
-    data_dir: Path | None = None
-    input_size: int | None = None
-
-    def asks(self) -> dict[str, object]:
-        """What ranks that train together must be asked alike: all of it but where each of them is and finds things.
-
-        A data set in hand is left out: ranks are refused one.
-        """
-        own = {"place", "local_ranks", "threads", "device", "data_dir"}
-        asked = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in own}
-        return {name: value for name, value in asked.items() if not isinstance(value, Dataset)}
 
 
 @dataclass(frozen=True)
@@ -199,9 +105,9 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
 
     Raises UsageError for what is unknown or contradicts itself, before anything is trained.
     """
-    chosen = _Chosen(request)
+    chosen = Chosen(request)
     kinds = _top_layers(request.top_layers)
-    keys = _loss_keys(chosen("losses", "paper")) if "full" in kinds else _no_losses(request)
+    keys = loss_keys(chosen("losses", "paper")) if "full" in kinds else _no_losses(request)
     rivals = [kind for kind in kinds if kind != "full"]
     _refuse_unknown_choices(request, chosen)
     _refuse_unused_momentum(request, chosen("optimiser", "sgd"))
@@ -209,35 +115,33 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
     source = _source(asked, request)
     network = chosen("network", None) or _default_network(asked)
     asked_steps = chosen("steps", None)
-    steps = _default_steps(asked) if asked_steps is None else _positive("--steps", asked_steps)
+    steps = _default_steps(asked) if asked_steps is None else positive("--steps", asked_steps)
     rates = _rates(chosen("learning_rates", PAPER_RATES))
     seeds = _seeds(request.seed, request.seeds)
     batch_size = chosen("batch_size", 128)
     _refuse_small_batch(batch_size)
-    device = resolve_device(own_device(request.device, request.place, request.local_ranks))
+    device = resolve_device(spreading.own_device(request.device, request.place, request.local_ranks))
     _refuse_on_cpu(request, device)
-    engine = _engine(request, device, source)
-    _refuse_unfit_ranks(request, source, rivals)
+    engine = spreading.engine_of(request, device, source)
+    spreading.refuse_unfit_ranks(request, source, rivals)
     dataset = _load(asked, source, say)
     _refuse_unfit_data(dataset, batch_size)
-    _refuse_more_ranks_than_classes(dataset, request.place.size)
+    spreading.refuse_fewer_classes_than_ranks(dataset.facts, request.place.size)
     outline = _outline(network, dataset, chosen)
     _refuse_micro_batches(request.accumulate, batch_size, outline, network)
     top = _top_layer_step(request, chosen, outline, dataset, kinds, device)
     if source is None and request.workers is not None and request.workers > 1:
         raise UsageError("a data set in hand cannot be sent to workers: leave workers out, or give a name")
     trainings = (len(keys) + len(rivals)) * len(rates) * len(seeds)
-    spreading = _Spreading.of(request, engine, source, trainings)
     whole = top.step == "dense" and request.accumulate == 1 and not rivals and request.place.size == 1
-    workers, stack, threads = spread(
+    spread = spreading.spreading_of(
+        request,
+        engine,
+        source,
         trainings,
         device=device,
         stackable=whole and stackable(network, request.dtype) and isinstance(dataset.train, MemorySplit),
-        cores=_cores(),
-        workers=spreading.workers,
-        stack=spreading.stack,
-        threads=spreading.threads,
-        room=top.room if engine.name == "local" and request.place.size == 1 else None,
+        room=top.room,
     )
     recipe = _recipe(
         network=network,
@@ -251,14 +155,13 @@ def plan(request: Request, say: Callable[[str], None] = lambda line: None) -> Pl
         accumulation=request.accumulate,
         ranks=request.place.size,
         shard_top_layer=request.shard_top_layer,
-        workers=workers,
-        stack=stack,
-        threads=threads,
+        **spread._asdict(),
     )
     refuse_unfit_step(recipe, request.place.size)
     settings = _loss_settings(keys, dataset, recipe, request)
     settings += tuple(_rival_setting(kind, dataset, recipe) for kind in rivals)
-    noticed = _noticed(recipe, dataset, outline, top, request, most=1 if source is None else min(_cores(), trainings))
+    most_workers = 1 if source is None else min(spreading.cores(), trainings)
+    noticed = _noticed(recipe, dataset, outline, top, request, most=most_workers)
     return Plan(dataset, source, recipe, settings, rates, seeds, engine, noticed)
 
 
@@ -278,35 +181,11 @@ _FROM_RECIPE = (
 )
 
 
-#: What a preset says of its own optimiser, and what would mean another thing to another.
-_OF_THE_PRESETS_OPTIMISER = ("square_decay", "epsilon")
+def loss_keys(asked: str | Sequence[str]) -> tuple[str, ...]:
+    """Keys of the losses asked for, each once: `paper` is the seven of Table 1, `all` the paper's eleven.
 
-
-class _Chosen:
-    """What was asked for, else what the preset says, else what --quick says, else a default."""
-
-    def __init__(self, request: Request) -> None:
-        if request.preset is not None and request.preset not in PRESETS:
-            raise UsageError(f"unknown preset {request.preset!r}: {', '.join(PRESETS)}")
-        self._request = request
-        preset = PRESETS[request.preset] if request.preset else {}
-        quick = QUICK if request.quick else {}
-        self._filled: dict[str, Any] = {**quick, **preset}
-        if request.optimiser not in (None, self._filled.get("optimiser")):
-            for name in _OF_THE_PRESETS_OPTIMISER:
-                self._filled.pop(name, None)
-        if request.losses != "paper":
-            self._filled.pop("losses", None)
-
-    def __call__(self, name: str, default: Any) -> Any:
-        asked = getattr(self._request, name, None)
-        if asked is not None and not (name == "losses" and "losses" in self._filled):
-            return asked
-        return self._filled.get(name, default)
-
-
-def _loss_keys(asked: str | Sequence[str]) -> tuple[str, ...]:
-    """Keys of the losses asked for: `paper` is the seven of Table 1, `all` the paper's eleven."""
+    Raises UsageError for an unknown one, and for none.
+    """
     names = asked.split(",") if isinstance(asked, str) else asked
     keys: list[str] = []
     for name in (name.strip() for name in names):
@@ -362,7 +241,7 @@ def _rival_setting(kind: TopLayerKind, dataset: Dataset, recipe: Recipe) -> Loss
         prior_bias=recipe.prior_bias is True,
         auxiliary=recipe.auxiliary_weight > 0,
         top_layer=kind,
-        frequencies=class_frequencies(dataset),
+        frequencies=dataset.class_frequencies(),
     )
     layer = next(part for part in network.modules() if isinstance(part, RivalLayer))
     shape = layer.choices | {"frequencies": losses.FREQUENCIES}
@@ -374,7 +253,7 @@ def _loss_settings(keys: Iterable[str], dataset: Dataset, recipe: Recipe, reques
         raise UsageError(f"hyperparameters of losses that are not trained: {', '.join(sorted(surplus))}")
     for key, given in request.hyperparameters.items():
         _refuse_unknown_hyperparameters(key, given)
-    frequencies = class_frequencies(dataset)
+    frequencies = dataset.class_frequencies()
     seen = bool((frequencies > 0).all())
     settings = []
     for key in keys:
@@ -401,7 +280,7 @@ def _refuse_unknown_hyperparameters(key: str, given: Iterable[str]) -> None:
         raise UsageError(f"{key} has no hyperparameter {unknown[0]!r}; it has {', '.join(known) or 'none'}")
 
 
-def _refuse_unknown_choices(request: Request, chosen: _Chosen) -> None:
+def _refuse_unknown_choices(request: Request, chosen: Chosen) -> None:
     for option, value, choices in (
         ("--optimiser", chosen("optimiser", None), get_args(Optimiser)),
         ("--schedule", chosen("schedule", None), get_args(Schedule)),
@@ -456,13 +335,13 @@ def _refuse_unfit_data(dataset: Dataset, batch_size: int) -> None:
             )
 
 
-def _outline(network: str, dataset: Dataset, chosen: _Chosen) -> Outline:
+def _outline(network: str, dataset: Dataset, chosen: Chosen) -> Outline:
     """What the network is, without its classes; UsageError if it does not fit the data: better now than in a worker."""
     return networks.outline(network, dataset.facts.input_shape, auxiliary=chosen("auxiliary_weight", 0.0) > 0)
 
 
 def _refuse_micro_batches(accumulate: int, batch_size: int, outline: Outline, network: str) -> None:
-    if _positive("--accumulate", accumulate) == batch_size and outline.normalises:
+    if positive("--accumulate", accumulate) == batch_size and outline.normalises:
         raise UsageError(
             f"--accumulate {accumulate}: {network} normalises by its micro-batch, and one example has no variance; "
             "give fewer micro-batches"
@@ -495,7 +374,7 @@ class _TopLayerStep:
 
 def _top_layer_step(
     request: Request,
-    chosen: _Chosen,
+    chosen: Chosen,
     outline: Outline,
     dataset: Dataset,
     kinds: Sequence[TopLayerKind],
@@ -526,7 +405,7 @@ def _top_layer_step(
     return _TopLayerStep(step, capacity.side_by_side(step, demand, free), demand)
 
 
-def _momentum(chosen: _Chosen) -> float:
+def _momentum(chosen: Chosen) -> float:
     return float(chosen("momentum", Recipe.model_fields["momentum"].default))
 
 
@@ -535,7 +414,7 @@ def _noticed(
 ) -> tuple[Notice, ...]:
     """What somebody might not expect; `most`: workers that there would be if memory had no end."""
     found = []
-    unseen = (class_frequencies(dataset) == 0).nonzero().flatten().tolist()
+    unseen = (dataset.class_frequencies() == 0).nonzero().flatten().tolist()
     if unseen:
         found.append(notices.never_seen(unseen, dataset.facts.classes))
     if recipe.top_layer_step == "in-place" and request.top_layer_step is None and top.demand is not None:
@@ -547,150 +426,6 @@ def _noticed(
     if by_default and recipe.device == "cpu" and top.room is not None and recipe.workers == top.room < most:
         found.append(notices.fewer_workers(recipe.workers, most))
     return tuple(found)
-
-
-def spread(
-    trainings: int,
-    *,
-    device: str,
-    stackable: bool,
-    cores: int,
-    workers: int | None,
-    stack: int | None,
-    threads: int | None,
-    room: int | None = None,
-) -> tuple[int, int, int]:
-    """How a grid is spread over a device: workers, trainings in a stack, threads of a worker.
-
-    On a CPU a worker a core, each with one thread: small networks lose a fifth of two cores to the waiting of one
-    thread for the other. On a GPU one process with one stack, since launching kernels is what takes the time there.
-    `room`: trainings that memory holds at the same time; as many as anybody wants if none is given.
-    Raises UsageError for what is not positive, more than there is room for, or a stack of networks that cannot be
-    stacked.
-    """
-    if stack is not None and stack > 1 and not stackable:
-        raise UsageError(
-            f"--stack {stack}: only MLPs with a full top layer and dense steps in one piece, in float32 or bfloat16, "
-            "on data held in memory, step together; leave it out"
-        )
-    on_cpu = device == "cpu"
-    most = trainings if room is None else room
-    if stack is None:
-        stack = 1 if on_cpu or not stackable else min(trainings, LARGEST_STACK, most)
-    units = math.ceil(trainings / _positive("--stack", stack))
-    if workers is None:
-        workers = min(cores, units, max(1, most // stack)) if on_cpu else 1
-    workers = min(_positive("--workers", workers), units)
-    if min(workers * stack, trainings) > most:
-        raise UsageError(
-            f"{workers} workers with {stack} trainings each: memory holds {most} at the same time; lower --workers or "
-            "--stack"
-        )
-    if threads is None:
-        threads = max(1, cores // workers)
-    if threads > MOST_THREADS:
-        raise UsageError(f"--threads {threads}: it must be {MOST_THREADS} or less")
-    return workers, stack, _positive("--threads", threads)
-
-
-@dataclass(frozen=True)
-class _Spreading:
-    """What is asked for of a grid's spreading; None leaves it to `spread`."""
-
-    workers: int | None
-    stack: int | None
-    threads: int | None
-
-    @classmethod
-    def of(cls, request: Request, engine: Engine, source: Source | None, trainings: int) -> Self:
-        if request.place.size > 1:
-            return cls(1, 1, max(1, _cores() // request.local_ranks) if request.threads is None else request.threads)
-        return cls.on_ray(request, trainings) if engine.name == "ray" else cls.here(request, source)
-
-    @classmethod
-    def here(cls, request: Request, source: Source | None) -> Self:
-        return cls(1 if source is None else request.workers, request.stack, request.threads)
-
-    @classmethod
-    def on_ray(cls, request: Request, trainings: int) -> Self:
-        """One task a training, of one thread; the cores of this machine say nothing of the cluster's."""
-        return cls(
-            trainings if request.workers is None else request.workers,
-            1 if request.stack is None else request.stack,
-            1 if request.threads is None else request.threads,
-        )
-
-
-def _engine(request: Request, device: str, source: Source | None) -> Engine:
-    """Who carries the trainings out. Raises UsageError if it cannot, before the data are read."""
-    if request.engine != "ray":
-        for option, given in (("--address", request.address), ("--gpu-share", request.gpu_share)):
-            if given is not None:
-                raise UsageError(f"{option} is for trainings on Ray: add --engine ray, or leave it out")
-        return Engine()
-    if source is None:
-        raise UsageError("a data set in hand cannot be sent to Ray: give a name, or leave the engine out")
-    if device == "cpu" and request.gpu_share is not None:
-        raise UsageError("--gpu-share: these trainings run on the CPU; add --device cuda, or leave it out")
-    if device not in ("cpu", "cuda:0"):
-        raise UsageError(f"--device {device}: Ray chooses each task's GPU, which the task sees as cuda:0; give cuda")
-    share = 1.0 if request.gpu_share is None else request.gpu_share
-    if not 0 < share <= 1:
-        raise UsageError(f"--gpu-share {share:g}: it is a part of one GPU, above 0 and 1 at most")
-    if request.workers is not None:
-        _positive("--workers", request.workers)
-    engine = Engine(name="ray", address=request.address or "local", gpu_share=share, workers=request.workers)
-    ray_engine.refuse_unusable(engine)
-    return engine
-
-
-def own_device(asked: str, place: Place, local_ranks: int) -> str:
-    """The device of one of several ranks: the GPU of its number on its machine, or the CPU.
-
-    Raises UsageError for one GPU for all, and for fewer GPUs than ranks: NCCL takes no two ranks on one.
-    """
-    if place.size == 1 or asked == "cpu":
-        return asked
-    if asked not in ("auto", "cuda"):
-        raise UsageError(f"--device {asked}: each rank takes the GPU of its own number; give cuda, or cpu")
-    here = resolve_device(asked)
-    if here == "cpu":
-        return here
-    found = torch.cuda.device_count()
-    if local_ranks > found or place.local_rank >= found:
-        raise UsageError(
-            f"{local_ranks} ranks on this machine and {found} GPUs: no two ranks can share one; start "
-            f"--nproc-per-node {found}, or give --device cpu"
-        )
-    return f"cuda:{place.local_rank}"
-
-
-def _refuse_unfit_ranks(request: Request, source: Source | None, rivals: Sequence[TopLayerKind]) -> None:
-    """What does not go with several ranks, before the data are read. Raises UsageError."""
-    size = request.place.size
-    if request.shard_top_layer and rivals:
-        raise UsageError(f"--shard-top-layer splits a full top layer; leave it, or {', '.join(rivals)}, out")
-    if size == 1:
-        return
-    if source is None:
-        raise UsageError("a data set in hand is in this process alone, and not on the other ranks: give a name")
-    if request.engine == "ray":
-        raise UsageError("--engine ray spreads trainings, ranks share one: leave the engine out, or start no ranks")
-    for option, given in (("--workers", request.workers), ("--stack", request.stack)):
-        if given not in (None, 1):
-            raise UsageError(f"{option} {given}: {size} ranks carry out one training at a time; leave it out")
-
-
-def _refuse_more_ranks_than_classes(dataset: Dataset, ranks: int) -> None:
-    if ranks > 1 and dataset.facts.classes < ranks:
-        raise UsageError(
-            f"{dataset.facts.name} has {dataset.facts.classes} classes, of which each of {ranks} ranks measures some: "
-            "start fewer ranks"
-        )
-
-
-def _cores() -> int:
-    return max(1, math.floor(fingerprint.describe("cpu").cores_usable))
 
 
 def _recipe(**fields: Any) -> Recipe:
@@ -782,16 +517,10 @@ def _rate(value: float) -> float:
 
 def _seeds(first: int, count: int) -> tuple[int, ...]:
     if not 1 <= count <= MOST_SEEDS:
-        raise UsageError(f"--seeds {count}: it must be 1 or more, and {MOST_SEEDS:,} or less")
+        raise UsageError(f"--seeds {count}: must be 1 or more, and {MOST_SEEDS:,} or less")
     if not 0 <= first <= 2**63 - 1 - count:
         raise UsageError(f"--seed {first}: it must be 0 or more, and below 2**63")
     return tuple(range(first, first + count))
-
-
-def _positive(option: str, value: int) -> int:
-    if value < 1:
-        raise UsageError(f"{option} {value}: it must be 1 or more")
-    return value
 
 
 def _distinct(values: Iterable[T]) -> tuple[T, ...]:

@@ -22,36 +22,37 @@ from typing import Any, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
-from archs.swapping import without_top
-from archs.top_layer_kinds import RIVALS, TopLayerKind
-from bench.accuracy import networks, optimisers
+from bench.accuracy import optimisers
 from bench.accuracy.batches import stream_seed
-from bench.accuracy.checkpoints import Checkpoint, CheckpointFolder, State, read_weights, write_weights
+from bench.accuracy.checkpoints import Checkpoint, CheckpointFolder, State, write_weights
 from bench.accuracy.data import Dataset
 from bench.accuracy.events import Ended, Stepped
 from bench.accuracy.losses import Configured, configured, draws_noise, of_rival
+from bench.accuracy.models import names_of_top_layer, network_of, sharded_folder, top_layer_of, top_path
 from bench.accuracy.ranks import (
     ALONE,
     Ranks,
     ShardedCheckpoint,
     ShardedCheckpoints,
-    TopLayerNames,
     on_each,
     on_first,
-    read_network,
     refuse_drift,
-    shares,
     write_network,
 )
 from bench.accuracy.records import CurvePoint, DatasetFacts, Training
+from bench.accuracy.refusals import (
+    refuse_lone_example,
+    refuse_more_ranks_than_classes,
+    refuse_unfit_members,
+    refuse_unfit_step,
+)
 from bench.accuracy.settings import LossSetting, Member, Recipe, starts_at_prior
-from bench.accuracy.stacking import stackable
 from bench.accuracy.steps import EagerSteps, GraphedSteps, Learner, Minibatches, can_be_captured, parted
 from bench.accuracy.validation import validate
 from bench.errors import UsageError
+from bench.machine.threads import intra_op_threads
 
 #: Whoever watches is told no more often than this.
 PROGRESS_EVERY_S = 0.5
@@ -117,13 +118,13 @@ def train(
     Raises UsageError for what cannot be trained so and for a checkpoint that was altered or is another's, OSError if
     the disk refuses, RankLost if another rank is gone.
     """
-    _refuse_unfit_members(work)
+    refuse_unfit_members(work.members, work.recipe)
     refuse_unfit_step(work.recipe, ranks.size)
-    _refuse_more_ranks_than_classes(work.recipe, dataset.facts)
+    refuse_more_ranks_than_classes(work.recipe, dataset.facts.classes)
     device = torch.device(work.recipe.device)
     digest = ranks.broadcast(_digest(work, dataset.facts))  # the number of a rank's GPU is its own
     folder = None if checkpoints is None else CheckpointFolder(checkpoints / work.name, digest)
-    with _threads(work.recipe.threads), _current(device), _own_random_state(device, _dropout_seed(work, ranks)):
+    with intra_op_threads(work.recipe.threads), _current(device), _own_random_state(device, _dropout_seed(work, ranks)):
         trainer = _Trainer(work, dataset, emit, ranks)
         if folder is not None:
             trainer.go_on(folder)
@@ -135,78 +136,6 @@ def train(
         emit(Ended(training=training))
     if folder is not None:
         on_first(ranks, folder.discard)
-
-
-def model_of(
-    member: Member, recipe: Recipe, facts: DatasetFacts, checkpoints: Path, frequencies: Tensor | None = None
-) -> nn.Module:
-    """The network a training ended with, in evaluation mode on the CPU; whole, also where its top layer was split.
-
-    `frequencies` of the classes in the training split, (classes,): they decide the shape of a rival of the full top
-    layer, and a member without one needs none.
-
-    Raises UsageError if its weights are missing, damaged, or those of another network.
-    """
-    network = _network(member, recipe, facts, frequencies, prior_bias=False)  # the weights say what became of it
-    if recipe.shard_top_layer:
-        path = _sharded_network(checkpoints, member)
-        weights, weight, bias = read_network(path, member.name, facts.classes, ALONE)
-        names = _names_of_top_layer(recipe, facts)
-        weights |= {names.weight: weight} | ({} if bias is None else {names.bias: bias})
-    else:
-        path = checkpoints / f"{member.name}.safetensors"
-        weights = read_weights(path, member.name)
-    return _with_weights(network, weights, path, recipe).eval()
-
-
-def sharded_model_of(
-    member: Member,
-    recipe: Recipe,
-    facts: DatasetFacts,
-    checkpoints: Path,
-    ranks: Ranks,
-    frequencies: Tensor | None = None,
-) -> tuple[nn.Module, Tensor, Tensor | None, int]:
-    """The network a training ended with, its full top layer split over `ranks`, which may be others than trained it.
-
-    Gives the network without its top layer, (m, ...) -> features (m, d), in evaluation mode on the CPU; this rank's
-    rows of that layer, weight (k_local, d) and bias (k_local,) or none; and the class of the first row. Of a layer that
-    was split no other rank's rows are read. Raises UsageError on all ranks as `model_of`, and for a rival.
-    """
-    if (kind := top_layer_of(member)) != "full":
-        raise UsageError(f"a top layer of {kind} has no rows of one class each to split over ranks")
-    path = top_path(recipe, facts)
-    if not recipe.shard_top_layer:
-        network = on_each(ranks, lambda: model_of(member, recipe, facts, checkpoints, frequencies))
-        layer = network.get_submodule(path)
-        assert isinstance(layer, nn.Linear)
-        own = shares(facts.classes, ranks.size)[ranks.rank]
-        own_bias = None if layer.bias is None else layer.bias.detach()[own].clone()
-        return without_top(network, path).eval(), layer.weight.detach()[own].clone(), own_bias, own.start
-    file = _sharded_network(checkpoints, member)
-    weights, weight, bias = read_network(file, member.name, facts.classes, ranks)
-    few = facts.model_copy(update={"classes": 2})  # what is below the top layer is the same for any number of classes
-    backbone = without_top(_network(member, recipe, few, None, prior_bias=False), path)
-    first = shares(facts.classes, ranks.size)[ranks.rank].start
-    return _with_weights(backbone, weights, file, recipe).eval(), weight, bias, first
-
-
-def _with_weights(network: nn.Module, weights: dict[str, Tensor], path: Path, recipe: Recipe) -> nn.Module:
-    """The network with these in the place of its own, which it lets go of."""
-    try:
-        network.load_state_dict(weights, assign=True)
-    except RuntimeError:
-        raise UsageError(f"{path}: these are the weights of another network than {recipe.network}") from None
-    return network
-
-
-def _sharded_network(checkpoints: Path, member: Member) -> Path:
-    return checkpoints / f"{member.name}.sharded"
-
-
-def _names_of_top_layer(recipe: Recipe, facts: DatasetFacts) -> TopLayerNames:
-    path = top_path(recipe, facts)
-    return TopLayerNames(*(f"{path}.{name}".removeprefix(".") for name in ("weight", "bias")))
 
 
 def curve_steps(steps: int, points: int) -> tuple[int, ...]:
@@ -291,15 +220,15 @@ class _Trainer:
         self._emit = emit
         self._train, self._validation = dataset.train.on(device), dataset.validation.on(device)
         self._noise = [_noise_of(member, device) for member in work.members]
-        frequencies = class_frequencies(dataset)
+        frequencies = dataset.class_frequencies()
         settings = {setting.key: setting for setting in work.losses}
         made = [
-            _network(
+            network_of(
                 member, recipe, dataset.facts, frequencies, prior_bias=starts_at_prior(recipe, settings[member.loss])
             )
             for member in work.members
         ]
-        _refuse_lone_example(recipe, made[0])
+        refuse_lone_example(recipe, made[0])
         stepped = _step_of(work.members[0], recipe)
         self.learner = Learner(
             made,
@@ -358,8 +287,8 @@ class _Trainer:
                 continue
             name = training.member.name
             if self.learner.sharded is not None:
-                names = _names_of_top_layer(self._work.recipe, self._facts)
-                path = _sharded_network(checkpoints, training.member)
+                names = names_of_top_layer(self._work.recipe, self._facts)
+                path = sharded_folder(checkpoints, training.member)
                 write_network(path, weights, self.learner.sharded, name, self._ranks, names)
             else:
                 on_first(self._ranks, partial(write_weights, checkpoints / f"{name}.safetensors", weights, name))
@@ -375,7 +304,7 @@ class _Trainer:
         self._sharded_checkpoints(folder).save(step, weights, state, self.learner.sharded, own)
 
     def _sharded_checkpoints(self, folder: CheckpointFolder) -> ShardedCheckpoints:
-        return ShardedCheckpoints(folder, self._ranks, _names_of_top_layer(self._work.recipe, self._facts))
+        return ShardedCheckpoints(folder, self._ranks, names_of_top_layer(self._work.recipe, self._facts))
 
     def _restore(self, weights: Mapping[str, Tensor], state: State) -> None:
         """What every rank has, and this rank's random state."""
@@ -522,21 +451,6 @@ class _Trainer:
         )
 
 
-def class_frequencies(dataset: Dataset) -> Tensor:
-    """Examples of each class in the training split: int64, (classes,)."""
-    return torch.bincount(dataset.train.labels, minlength=dataset.facts.classes)
-
-
-def top_layer_of(member: Member) -> TopLayerKind:
-    """The kind of its top layer: a rival stands in the place of a loss's key, all losses are those of a full layer."""
-    return next((kind for kind in RIVALS if kind == member.loss), "full")
-
-
-def top_path(recipe: Recipe, facts: DatasetFacts) -> str:
-    """Where the top layer of a recipe's network is."""
-    return networks.outline(recipe.network, facts.input_shape, auxiliary=recipe.auxiliary_weight > 0).path
-
-
 def _step_of(member: Member, recipe: Recipe) -> Recipe:
     """The recipe as a member steps by it: the chunks are those of a full layer, and rivals have none."""
     if top_layer_of(member) == "full":
@@ -544,25 +458,10 @@ def _step_of(member: Member, recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"top_layer_step": "dense"})
 
 
-def _network(
-    member: Member, recipe: Recipe, facts: DatasetFacts, frequencies: Tensor | None, *, prior_bias: bool
-) -> nn.Module:
-    return networks.build(
-        recipe.network,
-        facts.input_shape,
-        facts.classes,
-        seed=member.seed,
-        prior_bias=prior_bias,
-        auxiliary=recipe.auxiliary_weight > 0,
-        top_layer=top_layer_of(member),
-        frequencies=frequencies,
-    )
-
-
 def _losses(work: Work, dataset: Dataset, noise: Sequence[torch.Generator]) -> list[Configured]:
     """Each member's loss; members share one unless it draws noise, which is each one's own."""
     settings = {setting.key: setting for setting in work.losses}
-    frequencies = class_frequencies(dataset)
+    frequencies = dataset.class_frequencies()
     shared: dict[str, Configured] = {}
     losses = []
     for member, generator in zip(work.members, noise, strict=True):
@@ -595,118 +494,8 @@ def _noise_of(member: Member, device: torch.device) -> torch.Generator:
 
 def _newest(folder: CheckpointFolder, ranks: Ranks) -> Checkpoint | None:
     """The newest checkpoint of a network that every rank holds, read by each of them."""
-    if ranks.size == 1:
-        return folder.newest()
-
-    def step_of_newest() -> int | None:
-        found = folder.newest()
-        return None if found is None else found.step
-
-    step = on_first(ranks, step_of_newest)
+    step = on_first(ranks, folder.newest_step)
     return None if step is None else on_each(ranks, lambda: folder.at(step))
-
-
-def _refuse_unfit_members(work: Work) -> None:
-    rival = next((kind for kind in map(top_layer_of, work.members) if kind != "full"), None)
-    if work.recipe.shard_top_layer and rival is not None:
-        raise UsageError(f"a top layer of {rival} cannot be split over ranks; leave it, or --shard-top-layer, out")
-    if len(work.members) > 1 and work.recipe.ranks > 1:
-        raise UsageError("trainings over several ranks cannot be stacked; use stacks of 1")
-    if len(work.members) > 1 and rival is not None:
-        raise UsageError(f"trainings with a top layer of {rival} cannot be stacked; use stacks of 1")
-    if len(work.members) > 1 and not stackable(work.recipe.network, work.recipe.dtype):
-        raise UsageError(
-            f"trainings of {work.recipe.network} in {work.recipe.dtype} cannot be stacked: only the MLP can, "
-            "in float32 or bfloat16; use stacks of 1"
-        )
-    if len(work.members) > 1 and parted(work.recipe):
-        raise UsageError(
-            "trainings whose top layer goes over chunks of classes, or in micro-batches, cannot be stacked; use stacks "
-            "of 1"
-        )
-
-
-def refuse_unfit_step(recipe: Recipe, ranks: int = 1) -> None:
-    """Raise UsageError for a step that would be done otherwise than the recipe says. ranks: how many are there."""
-    if recipe.ranks != ranks:
-        start = f"start {recipe.ranks} with torchrun" if recipe.ranks > 1 else "start it without torchrun"
-        raise UsageError(
-            f"this is a training of {_count(recipe.ranks)}, whose steps no other number makes bit for bit, and "
-            f"{_count(ranks)} would carry it out: {start}"
-        )
-    _refuse_unfit_ranks(recipe)
-    if recipe.auxiliary_weight and parted(recipe):
-        raise UsageError(
-            f"{recipe.network} has an auxiliary head, which learns from all its logits of a whole minibatch: "
-            "give --top-layer-step dense, and leave --accumulate out"
-        )
-    if recipe.dtype == "float16" and recipe.top_layer_step == "in-place":
-        raise UsageError(
-            "--dtype float16 passes over steps whose scaled gradients overflow, and a top layer that steps in place "
-            "would not: give bfloat16, or --top-layer-step chunked"
-        )
-    if recipe.compile != "none" and recipe.accumulation > 1:
-        raise UsageError(
-            f"--compile {recipe.compile}: compiled, the two passes over a micro-batch may draw different dropout; "
-            "leave it out, or --accumulate"
-        )
-    if recipe.batch_size % recipe.accumulation:
-        raise UsageError(
-            f"--accumulate {recipe.accumulation}: micro-batches of one size cannot be made of {recipe.batch_size} "
-            "examples; give a number that divides them"
-        )
-
-
-def _count(ranks: int) -> str:
-    return "1 rank" if ranks == 1 else f"{ranks} ranks"
-
-
-def _refuse_unfit_ranks(recipe: Recipe) -> None:
-    """Raise UsageError for a step that several ranks cannot make together."""
-    if recipe.shard_top_layer and recipe.ranks == 1:
-        raise UsageError(
-            "--shard-top-layer splits the classes over ranks, and there is one: start several with torchrun "
-            "--nproc-per-node N, or leave it out"
-        )
-    if recipe.ranks == 1:
-        return
-    if recipe.shard_top_layer and recipe.top_layer_step == "dense":
-        raise UsageError(
-            "--shard-top-layer: no rank has all logits of an example, as a dense step needs; give --top-layer-step "
-            "in-place, or chunked"
-        )
-    if not recipe.shard_top_layer and recipe.top_layer_step == "in-place":
-        raise UsageError(
-            "--top-layer-step in-place: a top layer that every rank holds cannot step before its gradients are summed; "
-            "add --shard-top-layer, or give chunked"
-        )
-    if recipe.shard_top_layer and recipe.dtype == "float16":
-        raise UsageError(
-            "--dtype float16 passes over steps whose scaled gradients overflow, which no rank knows of the others' "
-            "rows: give bfloat16, or leave --shard-top-layer out"
-        )
-    if recipe.compile != "none":
-        raise UsageError(
-            f"--compile {recipe.compile}: compiled code does not keep the ranks' messages in one order; leave it out"
-        )
-    if recipe.batch_size // recipe.accumulation < recipe.ranks:
-        what = "minibatches" if recipe.accumulation == 1 else "micro-batches"
-        raise UsageError(
-            f"{what} of {recipe.batch_size // recipe.accumulation} examples over {recipe.ranks} ranks: each rank needs "
-            "one; start fewer ranks, or give a larger batch size"
-        )
-
-
-def _refuse_more_ranks_than_classes(recipe: Recipe, facts: DatasetFacts) -> None:
-    if recipe.shard_top_layer and facts.classes < recipe.ranks:
-        raise UsageError(f"{facts.classes} classes over {recipe.ranks} ranks: each rank needs one; start fewer ranks")
-
-
-def _refuse_lone_example(recipe: Recipe, network: nn.Module) -> None:
-    lone = recipe.batch_size == recipe.accumulation
-    if lone and any(isinstance(part, _BatchNorm) for part in network.modules()):
-        what = "minibatch" if recipe.accumulation == 1 else "micro-batch"
-        raise UsageError(f"{recipe.network} normalises by its {what}, and one example has no variance; give 2 or more")
 
 
 def _digest(work: Work, facts: DatasetFacts) -> str:
@@ -726,16 +515,6 @@ def _finite(value: float) -> float | None:
 
 def _is_finite(tensor: Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _current(device: torch.device) -> AbstractContextManager[object]:

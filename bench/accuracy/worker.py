@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.accuracy import evaluation, training
+from bench.accuracy import evaluation, models, training
 from bench.accuracy.data import Dataset, load
 from bench.accuracy.orders import ORDER, Done, Evaluated, Event, Failed, Order, Start, ToTrain
 from bench.accuracy.ranks import ALONE, Ranks
@@ -103,22 +103,22 @@ class Workplace:
 
     def _tested_alone(self, member: Member) -> tuple[Evaluation, Influence]:
         device = torch.device(self._recipe.device)
-        full = training.top_layer_of(member) == "full"
+        full = models.top_layer_of(member) == "full"
         return evaluation.evaluate(
             member,
             self._model_of(member).to(device),
             self._dataset,
             device,
-            lambda: training.top_path(self._recipe, self._dataset.facts) if full else None,
+            lambda: models.top_path(self._recipe, self._dataset.facts) if full else None,
         )
 
     def _model_of(self, member: Member) -> nn.Module:
-        return training.model_of(
+        return models.model_of(
             member,
             self._recipe,
             self._dataset.facts,
             self._folder / CHECKPOINTS,
-            training.class_frequencies(self._dataset),
+            self._dataset.class_frequencies(),
         )
 
     def _own_layer(self, member: Member) -> OwnLayer | None:
@@ -128,10 +128,10 @@ class Workplace:
         Raises MemoryError for these if the layer is split, since no rank holds all of it.
         """
         device, facts = torch.device(self._recipe.device), self._dataset.facts
-        if training.top_layer_of(member) != "full":
+        if models.top_layer_of(member) != "full":
             return None
-        checkpoints, frequencies = self._folder / CHECKPOINTS, training.class_frequencies(self._dataset)
-        layer = OwnLayer(*training.sharded_model_of(member, self._recipe, facts, checkpoints, self._ranks, frequencies))
+        checkpoints, frequencies = self._folder / CHECKPOINTS, self._dataset.class_frequencies()
+        layer = OwnLayer(*models.sharded_model_of(member, self._recipe, facts, checkpoints, self._ranks, frequencies))
         width = layer.weight.shape[1]
         if features_fit(self._dataset, width, device, self._ranks):
             return layer

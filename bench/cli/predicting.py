@@ -10,6 +10,7 @@ from bench.cli import json_output
 from bench.cli.exits import DONE
 from bench.errors import UsageError
 from bench.machine.fingerprint import describe
+from bench.refusals import positive
 from bench.run import Run, load_run
 from bench.speed import device_rates, model_sources, setting_choice
 from bench.speed.device_rates import DeviceRates
@@ -75,8 +76,8 @@ def _refuse_contradictions(asked: Asked) -> None:
     if asked.setting and not asked.runs and asked.device_rates is None:
         raise UsageError("--setting chooses among what was measured: give --run or --device-rates")
     for option, number in (("--batch-size", asked.batch_size), ("--input-size", asked.input_size)):
-        if number is not None and number < 1:
-            raise UsageError(f"{option} {number}: must be 1 or more")
+        if number is not None:
+            positive(option, number)
     if asked.dtype is not None and asked.dtype not in get_args(Dtype):
         raise UsageError(f"--dtype {asked.dtype!r}: must be one of {', '.join(get_args(Dtype))}")
 

@@ -8,8 +8,8 @@ from typing import Any
 from bench.cli import json_output
 from bench.cli.endings import exit_code, written
 from bench.cli.exits import DONE
+from bench.cli.given import numbers
 from bench.cli.study_view import choose_view
-from bench.errors import UsageError
 from bench.scaling.plan import StudyPlan, StudyRequest, plan
 from bench.scaling.recorder import Progress, Study
 from bench.scaling.run import StudyRun
@@ -27,7 +27,7 @@ SCALING_OUTLOOK_SCHEMA = "slc-bench/scaling-outlook/1"
 def request(*, lr: str | None, no_speed: bool, speed_minibatches: int, **options: Any) -> StudyRequest:
     """Options of the command line as a request. Raises UsageError for a list that is none of numbers."""
     return StudyRequest(
-        learning_rates=None if lr is None else [_rate(part) for part in lr.split(",") if part.strip()],
+        learning_rates=None if lr is None else numbers("--lr", lr),
         speed_minibatches=0 if no_speed else speed_minibatches,
         **options,
     )
@@ -139,10 +139,3 @@ def _study(study: Study, *, json: bool, quiet: bool) -> int:
         with while_read(sys.stdout):
             json_output.print_object(study_object(run))
     return exit_code(run.manifest.status)
-
-
-def _rate(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"--lr: {text.strip()!r} is no number") from None

@@ -13,13 +13,15 @@ from bench.accuracy import grid
 from bench.accuracy import outlook as expectation
 from bench.accuracy.grid import Grid
 from bench.accuracy.notices import all_notices
-from bench.accuracy.plan import ONE_PROCESS, Plan, Request
+from bench.accuracy.plan import Plan
 from bench.accuracy.ranks import Place, RankLost, Ranks, agree, joined, on_each, place_in
+from bench.accuracy.request import ONE_PROCESS, Request
 from bench.accuracy.run import AccuracyRun
 from bench.accuracy.settings import PAPER_LOSSES
 from bench.cli import json_output
 from bench.cli.endings import exit_code, written
 from bench.cli.exits import DONE, INCOMPLETE, INTERRUPTED, USAGE
+from bench.cli.given import numbers
 from bench.cli.progress import telling
 from bench.errors import UsageError
 from bench.text import on_one_line
@@ -35,7 +37,7 @@ def request(*, lr: str | None, losses: str | None, hyperparameters: Sequence[str
         place=place,
         local_ranks=local_ranks,
         losses=_losses(losses),
-        learning_rates=None if lr is None else [_number("--lr", part) for part in lr.split(",") if part.strip()],
+        learning_rates=None if lr is None else numbers("--lr", lr),
         hyperparameters=hyperparameters_of(hyperparameters or ()),
         **options,
     )
@@ -67,7 +69,7 @@ def new(request: Request, output: Path, *, json: bool, quiet: bool) -> int:
 
     def work(ranks: Ranks) -> int:
         planned = grid.plan_over(request, ranks, telling(quiet=quiet or ranks.rank > 0))
-        return _train(planned, lambda: grid.start(planned, output, _command(), _nobody), ranks, json=json, quiet=quiet)
+        return _train(planned, lambda: grid.start(planned, output, _command()), ranks, json=json, quiet=quiet)
 
     return _of_ranks("a new run", work)
 
@@ -186,10 +188,6 @@ def _first_s(started: Grid | None) -> Grid:
     return started
 
 
-def _nobody(run: AccuracyRun, progress: grid.Progress) -> None:
-    """Nobody watches yet."""
-
-
 def _train(planned: Plan, begin: Callable[[], Grid], ranks: Ranks, *, json: bool, quiet: bool) -> int:
     """Train on all ranks; rank 0 writes, shows and reports, and alone has an exit code that says how it ended."""
     started = on_each(ranks, lambda: begin() if ranks.rank == 0 else None)
@@ -231,13 +229,6 @@ def _write(result: results.Result) -> list[Path]:
     folder = result.run.path
     assert folder is not None, "the command line always writes its runs"
     return written(lambda: results.write_together(folder, [result]), folder)
-
-
-def _number(option: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{option}: {text.strip()!r} is no number") from None
 
 
 def _number_or_word(text: str) -> float | str:

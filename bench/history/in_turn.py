@@ -25,6 +25,7 @@ from bench.exit_codes import DONE, INCOMPLETE, INTERRUPTED, USAGE
 from bench.folder import RunNotWritten, RunStatus
 from bench.history.confirm import TURNS, Measure, MeasuringFailed, in_fresh_processes, merged
 from bench.history.programs import Program, Side, programs_of
+from bench.refusals import positive
 from bench.run import Run, RunWriter
 
 SIDES: tuple[Side, ...] = ("base", "new")
@@ -58,8 +59,7 @@ def in_turn(
             raise UsageError(
                 f"leave out {option}: a turn is one process a side with a seed of its own, and its run goes to --output"
             )
-    if turns < 1:
-        raise UsageError(f"--turns {turns}: must be 1 or more")
+    positive("--turns", turns)
     runs: dict[Side, list[Run]] = {side: [] for side in SIDES}
     cut_short: RunStatus | None = None
     doing = reason = ""

@@ -19,7 +19,7 @@ from bench.accuracy import grid
 from bench.accuracy.plan import plan as plan_accuracy
 from bench.accuracy.run import AccuracyRun
 from bench.errors import UsageError
-from bench.folder import Notice, RunNotWritten, RunStatus, now
+from bench.folder import Notice, RunNotWritten, RunStatus, not_written, now
 from bench.machine import fingerprint
 from bench.machine.device import resolve_device
 from bench.paper import reuse
@@ -472,9 +472,4 @@ def _execute(edition: Edition) -> RunStatus:
 
 
 def _not_written(reason: str) -> Notice:
-    return Notice(
-        kind="not-written",
-        happened=reason,
-        matters="the paper's run ended here: what cannot be kept is not measured",
-        remedy="make room on the disk, then go on with --resume",
-    )
+    return not_written(reason, "the paper's run ended here: what cannot be kept is not measured")

@@ -84,7 +84,7 @@ class Options(Record):
     data_dir: str | None = Field(None, description="where data sets lie, or are downloaded to; none for the default")
 
 
-#: Tables 1 to 3 and Figs. 1 and 2. The rate of the ImageNet recipe is its own (bench.accuracy.plan.PAPER_IMAGENET).
+#: Tables 1 to 3 and Figs. 1 and 2. The rate of the ImageNet recipe is its own (bench.accuracy.request.PAPER_IMAGENET).
 PAPER: tuple[SpeedPart | AccuracyPart, ...] = (
     *(SpeedPart(arch=arch) for arch in ("alexnet", "vgg16", "inception_v3", "resnet50", "resnet101")),
     *(AccuracyPart(dataset=dataset) for dataset in ("mnist", "svhn", "cifar10", "cifar100")),

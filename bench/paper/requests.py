@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.accuracy.plan import Request as AccuracyRequest
+from bench.accuracy.request import Request as AccuracyRequest
 from bench.machine.device import resolve_device
 from bench.paper.parts import AccuracyPart, Options, Size, SpeedPart
 from bench.speed.plan import Request as SpeedRequest

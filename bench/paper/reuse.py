@@ -16,9 +16,10 @@ from typing import TypeVar
 
 from bench.accuracy import data, losses
 from bench.accuracy.orders import orders_left
-from bench.accuracy.plan import PRESETS, spread
+from bench.accuracy.request import PRESETS
 from bench.accuracy.run import AccuracyRun
 from bench.accuracy.settings import LossSetting, Recipe
+from bench.accuracy.spreading import cores, spread
 from bench.errors import UsageError
 from bench.folder import Notice
 from bench.machine import fingerprint
@@ -217,16 +218,16 @@ def _threads(run: AccuracyRun, part: AccuracyPart, options: Options) -> int:
     """Threads, all workers together, with which the same trainings would be done here."""
     recipe = run.manifest.recipe
     asked = accuracy_request(part, full_size(part), options)
-    workers, _, threads = spread(
+    spreading = spread(
         len(run.manifest.members),
         device=recipe.device,
         stackable=True,
-        cores=max(1, int(fingerprint.describe("cpu").cores_usable)),
+        cores=cores(),
         workers=asked.workers,
         stack=recipe.stack,
         threads=asked.threads,
     )
-    return workers * threads
+    return spreading.workers * spreading.threads
 
 
 # -- both -------------------------------------------------------------------------------------------------------

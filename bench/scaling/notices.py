@@ -1,5 +1,6 @@
 """What a study warns of: what happened, why it matters, what to do."""
 
+from bench import folder
 from bench.folder import Notice
 
 #: Noticed in the middle of a study, and no longer true once it is continued.
@@ -58,9 +59,4 @@ def not_measured(what: str, why: str) -> Notice:
 
 def not_written(reason: str) -> Notice:
     """The disk refused in the middle of a study."""
-    return Notice(
-        kind="not-written",
-        happened=reason,
-        matters="the study ended here: what cannot be kept is not measured",
-        remedy="make room on the disk, then go on with --resume",
-    )
+    return folder.not_written(reason, "the study ended here: what cannot be kept is not measured")

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.accuracy import capacity, losses, networks
+from bench.accuracy import capacity, networks
 from bench.accuracy import plan as trainings
 from bench.accuracy.capacity import Demand
 from bench.accuracy.losses import NOISE_SAMPLES, SAMPLED, UNIFORM
+from bench.accuracy.request import Request
 from bench.accuracy.settings import AT_PRIOR, LossSetting, Recipe, TopLayerStep
 from bench.errors import UsageError
 from bench.folder import Notice, now
@@ -183,9 +184,10 @@ def _refuse_sizes(request: StudyRequest) -> None:
 
 def _planned(request: StudyRequest, family: str, classes: int, steps: int) -> trainings.Plan:
     """The grid of one count, as `python -m bench accuracy` would plan it."""
-    asked = {key: values for key, values in HYPERPARAMETERS.items() if key in _keys(request.losses)}
+    trained = trainings.loss_keys(request.losses)
+    asked = {key: values for key, values in HYPERPARAMETERS.items() if key in trained}
     return trainings.plan(
-        trainings.Request(
+        Request(
             dataset=data.name_of(family, classes, steps * request.batch_size),
             losses=request.losses,
             learning_rates=request.filled("learning_rates", DEFAULT_RATES),
@@ -203,17 +205,6 @@ def _planned(request: StudyRequest, family: str, classes: int, steps: int) -> tr
             hyperparameters=asked,
         )
     )
-
-
-def _keys(asked: str | Sequence[str]) -> set[str]:
-    """Keys of the losses that will be trained by. Raises UsageError for an unknown one."""
-    keys: set[str] = set()
-    for name in (part.strip() for part in (asked.split(",") if isinstance(asked, str) else asked)):
-        if name in ("paper", "all"):
-            keys |= set(losses.PAPER if name == "paper" else losses.registry())
-        elif name:
-            keys.add(losses.find(name).key)
-    return keys
 
 
 def _count_setting(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from bench.accuracy import pool, training
+from bench.accuracy import models, pool
 from bench.accuracy.data import synthetic
 from bench.accuracy.data.synthetic import SyntheticDataset
 from bench.accuracy.events import Ended, Stepped
@@ -251,9 +251,9 @@ def _errors_of(
     asked: synthetic.Queries,
 ) -> QueryErrors:
     recipe = tasks.recipe_of(count, stage)
-    model = training.model_of(member, recipe, dataset.facts, _folder(study, count, stage) / CHECKPOINTS)
+    model = models.model_of(member, recipe, dataset.facts, _folder(study, count, stage) / CHECKPOINTS)
     device = _device(study)
-    return queries.of_model(model.to(device), training.top_path(recipe, dataset.facts), asked, device)
+    return queries.of_model(model.to(device), models.top_path(recipe, dataset.facts), asked, device)
 
 
 def _point(count: CountSetting, stage: Stage, ended: Training, errors: QueryErrors) -> StudyPoint:

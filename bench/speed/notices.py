@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from bench import folder
 from bench.folder import Notice
 from bench.run import Mark, Point, Process, Run
 from bench.speed.rows import RoundTable, has_times, round_tables
@@ -343,12 +344,7 @@ def process_died(reason: str) -> Notice:
 
 def not_written(reason: str) -> Notice:
     """The disk refused in the middle of a run."""
-    return Notice(
-        kind="not-written",
-        happened=reason,
-        matters="the measurement ended here: rounds that cannot be kept are not run",
-        remedy="make room on the disk, then go on with --resume",
-    )
+    return folder.not_written(reason, "the measurement ended here: rounds that cannot be kept are not run")
 
 
 def other_commit(then: str | None, now: str | None) -> Notice:

@@ -93,3 +93,7 @@ class Dataset:
         return replace(
             self, train=self.train.on(device), validation=self.validation.on(device), test=self.test.on(device)
         )
+
+    def class_frequencies(self) -> Tensor:
+        """Examples of each class in the training split: int64, (classes,)."""
+        return torch.bincount(self.train.labels, minlength=self.facts.classes)

@@ -10,7 +10,7 @@ whose parts are merged first. A rank that fails says so in what it gathers, and 
 """
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -190,19 +190,27 @@ def whole_of(extents: Sequence[Extent]) -> int:
 
     Raises ValueError if some class is in none or in two of them, or their examples differ.
     """
-    end = 0
-    for extent in sorted(extents, key=lambda extent: extent.first_class):
-        if extent.first_class != end:
-            held = "in no shard" if extent.first_class > end else "in two shards"
-            low, high = sorted((extent.first_class, end))
-            raise ValueError(f"classes {low} .. {high - 1} are {held}: each is to be measured once")
-        end += extent.classes
+    end, misplaced = covered((extent.first_class, extent.classes) for extent in extents)
+    if misplaced is not None:
+        raise ValueError(f"{misplaced}: each is to be measured once")
     if len({extent.examples for extent in extents}) > 1:
         counts = ", ".join(str(extent.examples) for extent in extents)
         raise ValueError(f"ranks have {counts} examples: each must measure its classes on all of them")
     if len({extent.labels for extent in extents}) > 1:
         raise ValueError("ranks have different labels, scores or classes to measure: they must ask the same question")
     return end
+
+
+def covered(shards: Iterable[tuple[int, int]]) -> tuple[int, str | None]:
+    """How many classes shards of (first class, classes) hold, in any order; and which are in none or in two, if any."""
+    end = 0
+    for first, count in sorted(shards):
+        if first != end:
+            held = "in no shard" if first > end else "in two shards"
+            low, high = sorted((first, end))
+            return end, f"classes {low} .. {high - 1} are {held}"
+        end += count
+    return end, None
 
 
 class _Own:

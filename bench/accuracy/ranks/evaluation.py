@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from bench.accuracy.data import Dataset, Split
 from bench.accuracy.evaluation import (
-    FEATURES_SHARE,
     Limits,
     counts_of,
     drawn,
     features_of,
     limits_of,
     most_frequent,
+    room_for_features,
 )
 from bench.accuracy.metrics import sharded_influence, sharded_separation
 from bench.accuracy.ranks.measuring import OwnClasses, own_classes
@@ -31,7 +31,6 @@ from bench.accuracy.ranks.process_group import Ranks, on_all, on_each, shares
 from bench.accuracy.records import Evaluation, Histogram
 from bench.accuracy.run import Influence
 from bench.accuracy.settings import Member
-from bench.machine.memory import free_bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +55,9 @@ def features_fit(dataset: Dataset, width: int, device: torch.device, ranks: Rank
 
     Ranks on one machine's memory are taken to be all of them: rather too few features are held than too many.
     """
-    needed = 4 * width * max(len(dataset.train), len(dataset.test))
+    examples = max(len(dataset.train), len(dataset.test))
     sharing = ranks.size if device.type == "cpu" else 1
-    fits = needed <= FEATURES_SHARE * free_bytes(str(device)) / sharing
-    return all(ranks.gather_objects(fits))
+    return all(ranks.gather_objects(room_for_features(examples, width, device, sharing)))
 
 
 def evaluate_over_ranks(

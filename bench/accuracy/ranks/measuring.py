@@ -6,7 +6,6 @@ d, are held by each rank meanwhile; n x k nowhere.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.accuracy.metrics import LayerLogits, Measures, Score, sharded_measure
+from bench.accuracy.metrics.hits import largest
 from bench.accuracy.ranks.process_group import Ranks, on_all, shares
 
 
@@ -34,7 +34,7 @@ class OwnClasses:
 
     def accuracy(self) -> float:
         """Share of examples whose largest logit is that of their class; among equal ones the lowest class counts."""
-        parts = on_all(self.ranks, lambda: _largest(self.logits))
+        parts = on_all(self.ranks, lambda: largest(self.logits, self.logits.first_class))
         peaks = np.stack([peak for peak, _ in parts])
         # equal peaks: the lowest class of all ranks
         classes = np.where(peaks == peaks.max(0), np.stack([places for _, places in parts]), np.iinfo(np.int64).max)
@@ -58,22 +58,3 @@ def own_part_of(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor |
     """The same where every rank holds the whole layer, (k, d): it measures its share of the classes."""
     own = shares(len(weight), ranks.size)[ranks.rank]
     return own_classes(features, labels, weight[own], None if bias is None else bias[own], own.start, ranks)
-
-
-def _largest(logits: LayerLogits) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """Each example's largest logit among these classes, and the lowest class that has it: (n,), (n,).
-
-    Raises ValueError for a NaN.
-    """
-    examples = logits.shape[0]
-    peak = torch.full((examples,), -torch.inf, dtype=logits.dtype, device=logits.device)
-    place = torch.full((examples,), torch.iinfo(torch.int64).max, device=logits.device)
-    for _, columns, values in logits.blocks():
-        assert isinstance(values, Tensor)
-        found, where = values.max(1)
-        if bool(found.isnan().any()):
-            raise ValueError("a logit is NaN: none is largest")
-        better = found > peak
-        peak = torch.where(better, found, peak)
-        place = torch.where(better, where + columns.start + logits.first_class, place)
-    return peak.cpu().numpy(), place.cpu().numpy()

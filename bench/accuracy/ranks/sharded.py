@@ -32,6 +32,7 @@ from bench.accuracy.chunked import (
 )
 from bench.accuracy.chunked.shards import check_layer, computed_in
 from bench.accuracy.chunked.updates import update_rows
+from bench.accuracy.metrics.sharding import covered
 from bench.accuracy.ranks.global_batch import gathered as gathered_statistics
 from bench.accuracy.ranks.global_batch import refuse_own_draws
 from bench.accuracy.ranks.held_rows import Held, HeldColumns, HeldEntries, RowGradients
@@ -225,12 +226,8 @@ def _slopes(form: SampledForm, logits: Tensor, labels: Tensor, drawn: Tensor) ->
 
 def _refuse_gaps(extents: Sequence[tuple[int, int]], classes: int) -> None:
     """Raise UsageError unless shards of (first class, classes) hold 0 .. classes - 1 once each, in any order."""
-    end = 0
-    for first, count in sorted(extents):
-        if first != end:
-            held = "in no shard" if first > end else "in two shards"
-            low, high = sorted((first, end))
-            raise UsageError(f"classes {low} .. {high - 1} are {held}: each is to be held once")
-        end += count
+    end, misplaced = covered(extents)
+    if misplaced is not None:
+        raise UsageError(f"{misplaced}: each is to be held once")
     if end != classes:
         raise UsageError(f"shards of {end} classes for a loss over {classes}: configure the loss for the layer")

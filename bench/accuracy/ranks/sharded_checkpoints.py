@@ -107,15 +107,8 @@ class ShardedCheckpoints:
         Written by any number of ranks. Raises UsageError on all ranks, naming the file, if it was cut short, altered
         or is another training's, a shard is missing or of another shape or checkpoint, or a rank does not see it.
         """
-
-        def first() -> int | None:
-            found = self._folder.newest()
-            return None if found is None else found.step
-
-        step = on_first(self._ranks, first)
-        if step is None:
-            return None
-        return on_each(self._ranks, lambda: self._read(step, classes))
+        step = on_first(self._ranks, self._folder.newest_step)
+        return None if step is None else on_each(self._ranks, lambda: self._read(step, classes))
 
     def _read(self, step: int, classes: int) -> ShardedCheckpoint:
         found = self._folder.at(step)

@@ -3,8 +3,9 @@ import io
 import pytest
 
 from bench.accuracy.outlook import operations_per_example, outlook_of
-from bench.accuracy.plan import Request, plan
+from bench.accuracy.plan import plan
 from bench.accuracy.records import DatasetFacts
+from bench.accuracy.request import Request
 from bench.accuracy.settings import Recipe
 from bench.speed import prediction
 from reports.accuracy.outlook import print_outlook

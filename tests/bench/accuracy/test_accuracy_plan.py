@@ -5,14 +5,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bench.accuracy import capacity, losses
 from bench.accuracy.data import Dataset, from_arrays
 from bench.accuracy.networks import Outline
-from bench.accuracy.plan import LARGEST_STACK, PAPER_IMAGENET, Request, own_device, plan, plan_of, spread
+from bench.accuracy.plan import plan, plan_of
 from bench.accuracy.ranks import Place
+from bench.accuracy.request import PAPER_IMAGENET, Request
 from bench.accuracy.settings import PAPER_RATES, Source
 from bench.errors import UsageError
 
@@ -160,18 +159,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rate inf": ({"learning_rates": [float("inf")]}, "--lr inf"),
     "no rate": ({"learning_rates": []}, "--lr: no learning rate is given"),
     "rates alike": ({"learning_rates": [0.1, 0.10000001]}, "--lr: two learning rates are 0.1 to six digits"),
-    "no steps": ({"steps": 0}, "--steps 0: it must be 1 or more"),
-    "no seeds": ({"seeds": 0}, "--seeds 0: it must be 1 or more"),
+    "no steps": ({"steps": 0}, "--steps 0: must be 1 or more"),
+    "no seeds": ({"seeds": 0}, "--seeds 0: must be 1 or more"),
     "too many seeds": ({"seeds": 10**12}, "--seeds 1000000000000: .* 10,000 or less"),
     "negative seed": ({"seed": -1}, "--seed -1: it must be 0 or more"),
     "huge seed": ({"seed": 2**63}, "--seed 9223372036854775808"),
     "batch of one": ({"batch_size": 1}, "--batch-size 1: batch norm and the batch losses"),
     "batch of none": ({"batch_size": 0}, "--batch-size 0"),
     "batch of all": ({"batch_size": 10**6}, "--batch-size 1000000: digits has 1,[0-9]+ examples"),
-    "no workers": ({"workers": 0, "device": "cpu"}, "--workers 0: it must be 1 or more"),
-    "no threads": ({"threads": 0}, "--threads 0: it must be 1 or more"),
-    "all threads": ({"threads": 10**12}, "--threads 1000000000000: it must be 4096 or less"),
-    "no stack": ({"stack": 0}, "--stack 0: it must be 1 or more"),
+    "no workers": ({"workers": 0, "device": "cpu"}, "--workers 0: must be 1 or more"),
+    "no threads": ({"threads": 0}, "--threads 0: must be 1 or more"),
+    "all threads": ({"threads": 10**12}, "--threads 1000000000000: must be 4096 or less"),
+    "no stack": ({"stack": 0}, "--stack 0: must be 1 or more"),
     "stack of cnns": ({"stack": 2, "network": "cnn"}, "--stack 2: only MLPs"),
     "stack of scaled": ({"stack": 2, "dtype": "float16"}, "--stack 2: only MLPs"),
     "momentum": ({"momentum": 1.5}, "momentum: "),
@@ -196,7 +195,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "chunks of rivals": ({"top_layers": "adaptive", "top_layer_step": "chunked"}, "those of a full top layer"),
     "stack of chunks": ({"stack": 2, "top_layer_step": "chunked"}, "--stack 2: only MLPs"),
     "micro-batches": ({"accumulate": 3}, "--accumulate 3: .* 128 examples; give a number that divides"),
-    "no micro-batch": ({"accumulate": 0}, "--accumulate 0: it must be 1 or more"),
+    "no micro-batch": ({"accumulate": 0}, "--accumulate 0: must be 1 or more"),
     "lone examples": ({"batch_size": 8, "accumulate": 8}, "--accumulate 8: mlp normalises by its micro-batch"),
     "compiled": ({"accumulate": 2, "compile": "default"}, "--compile default: .*dropout"),
     "scaled in place": ({"top_layer_step": "in-place", "dtype": "float16"}, "--dtype float16 .* give bfloat16"),
@@ -306,7 +305,7 @@ def test_an_optimiser_without_room_leaves_the_top_layer_to_plain_sgd_and_says_so
 
 
 def test_fewer_trainings_run_side_by_side_where_memory_holds_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.accuracy.plan._cores", lambda: 8)
+    monkeypatch.setattr("bench.accuracy.spreading.cores", lambda: 8)
     monkeypatch.setattr("bench.accuracy.plan.free_bytes", lambda device: 192 * 2**20 + 3 * 10**7)
     asked: dict[str, Any] = {"losses": "paper", "steps": 1, "network": "mlp", "device": "cpu"}
     planned = plan(Request(**asked))  # 0.29 million weights and their momenta, three times while one is written
@@ -376,54 +375,6 @@ def test_other_data_are_refused_with_the_difference(tmp_path: Path, tiny: Datase
         plan_of(in_hand, tmp_path)
 
 
-CPU = {"device": "cpu", "workers": None, "stack": None, "threads": None}
-GPU = {**CPU, "device": "cuda:0"}
-
-
-@pytest.mark.parametrize(
-    ("trainings", "options", "expected"),
-    [
-        (28, {**CPU, "stackable": True, "cores": 2}, (2, 1, 1)),
-        (28, {**CPU, "stackable": False, "cores": 8}, (8, 1, 1)),
-        (3, {**CPU, "stackable": True, "cores": 8}, (3, 1, 2)),
-        (1, {**CPU, "stackable": True, "cores": 2}, (1, 1, 2)),
-        (28, {**CPU, "stackable": True, "cores": 4, "workers": 2}, (2, 1, 2)),
-        (28, {**CPU, "stackable": True, "cores": 4, "workers": 1, "threads": 3}, (1, 1, 3)),
-        (28, {**CPU, "stackable": True, "cores": 4, "stack": 14}, (2, 14, 2)),
-        (28, {**GPU, "stackable": True, "cores": 16}, (1, 28, 16)),
-        (1000, {**GPU, "stackable": True, "cores": 16}, (1, LARGEST_STACK, 16)),
-        (28, {**GPU, "stackable": False, "cores": 16}, (1, 1, 16)),
-        (28, {**GPU, "stackable": False, "cores": 16, "workers": 4}, (4, 1, 4)),
-        (28, {**CPU, "stackable": False, "cores": 8, "room": 3}, (3, 1, 2)),
-        (28, {**CPU, "stackable": True, "cores": 8, "stack": 2, "room": 5}, (2, 2, 4)),
-        (28, {**GPU, "stackable": True, "cores": 16, "room": 9}, (1, 9, 16)),
-    ],
-)
-def test_how_a_grid_is_spread(trainings: int, options: dict[str, Any], expected: tuple[int, int, int]) -> None:
-    assert spread(trainings, **options) == expected
-
-
-@given(
-    st.integers(1, 500),
-    st.sampled_from(["cpu", "cuda:0"]),
-    st.booleans(),
-    st.integers(1, 64),
-    st.none() | st.integers(1, 50),
-    st.none() | st.integers(1, 600),
-)
-def test_no_worker_is_idle_from_the_start(
-    trainings: int, device: str, stackable: bool, cores: int, workers: int | None, stack: int | None
-) -> None:
-    stack = stack if stackable else None
-    found, size, threads = spread(
-        trainings, device=device, stackable=stackable, cores=cores, workers=workers, stack=stack, threads=None
-    )
-    assert 1 <= found <= -(-trainings // size)
-    assert workers is None or found <= workers
-    assert threads >= 1
-    assert threads * found <= max(cores, found)
-
-
 # -- several ranks ----------------------------------------------------------------------------------------------
 
 
@@ -433,7 +384,7 @@ def of_ranks(size: int = 2, rank: int = 0, **fields: Any) -> Request:
 
 
 def test_ranks_train_one_network_at_a_time_with_their_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.accuracy.plan._cores", lambda: 7)
+    monkeypatch.setattr("bench.accuracy.spreading.cores", lambda: 7)
     recipe = plan(of_ranks(3)).recipe
     assert (recipe.ranks, recipe.workers, recipe.stack, recipe.threads) == (3, 1, 1, 2)
     assert (recipe.shard_top_layer, recipe.top_layer_step) == (False, "dense")
@@ -504,21 +455,6 @@ def test_memory_is_asked_for_with_the_sizes_of_all_ranks(monkeypatch: pytest.Mon
 def test_data_in_hand_are_not_on_other_ranks(tiny: Dataset) -> None:
     with pytest.raises(UsageError, match="data set in hand"):
         plan(of_ranks(dataset=tiny))
-
-
-def test_each_rank_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
-    place = Place(rank=5, size=6, local_rank=1)
-    assert own_device("auto", place, 2) == own_device("cuda", place, 2) == "cuda:1"
-    assert own_device("cpu", place, 2) == "cpu"
-    assert own_device("cuda:0", Place(rank=0, size=1, local_rank=0), 1) == "cuda:0"
-    with pytest.raises(UsageError, match=r"3 ranks on this machine and 2 GPUs.*--nproc-per-node 2"):
-        own_device("auto", place, 3)
-    with pytest.raises(UsageError, match="--device cuda:0: each rank takes the GPU of its own number"):
-        own_device("cuda:0", place, 2)
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    assert own_device("auto", place, 2) == "cpu"
 
 
 def test_ranks_agree_on_what_decides_and_not_on_their_own_device_and_threads() -> None:

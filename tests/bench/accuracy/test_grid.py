@@ -24,7 +24,8 @@ from bench.accuracy.events import Ended, Stepped
 from bench.accuracy.grid import Grid, Progress, train_and_test
 from bench.accuracy.notices import all_notices
 from bench.accuracy.orders import Done, Event, Failed, ToTest, ToTrain
-from bench.accuracy.plan import Request, plan
+from bench.accuracy.plan import plan
+from bench.accuracy.request import Request
 from bench.accuracy.rows import table1, table2
 from bench.accuracy.run import AccuracyRun, AccuracyWriter, load
 from bench.accuracy.settings import Source
@@ -582,7 +583,7 @@ def test_a_training_that_failed_is_tried_again_and_may_be_chosen_then(
 MORTAL_PARENT = """
 import os, signal, sys
 from bench.accuracy import grid, training, worker
-from bench.accuracy.plan import Request
+from bench.accuracy.request import Request
 training.PROGRESS_EVERY_S = training.WINDOW_S = worker.CHECKPOINT_EVERY_S = 0.0
 output, kind, nth, workers = sys.argv[1:]
 seen, take = 0, grid.Grid.take

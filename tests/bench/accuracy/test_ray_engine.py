@@ -24,8 +24,9 @@ from bench.accuracy import ray_engine
 from bench.accuracy.data import load as load_data
 from bench.accuracy.grid import Grid, train_and_test
 from bench.accuracy.orders import Done, Event, Order
-from bench.accuracy.plan import Request, plan
+from bench.accuracy.plan import plan
 from bench.accuracy.ray_engine import Job, how_it_was_lost, places, refuse_elsewhere, refuse_other_data, remarks
+from bench.accuracy.request import Request
 from bench.accuracy.run import AccuracyRun, load
 from bench.accuracy.settings import Engine, Recipe, Source
 from bench.errors import UsageError

@@ -11,12 +11,14 @@ from archs.rivals import KINDS, RIVALS, RivalLayer, TopLayerKind
 from bench.accuracy import grid, losses, networks
 from bench.accuracy.data import Dataset, from_arrays
 from bench.accuracy.events import Ended, Stepped
-from bench.accuracy.plan import Request, plan
+from bench.accuracy.models import model_of, top_layer_of
+from bench.accuracy.plan import plan
 from bench.accuracy.records import Training
+from bench.accuracy.request import Request
 from bench.accuracy.rows import Spread, Table1Row, improvements, table1, table2
 from bench.accuracy.run import load
 from bench.accuracy.settings import LossSetting, Member, Recipe
-from bench.accuracy.training import Work, class_frequencies, model_of, top_layer_of, train
+from bench.accuracy.training import Work, train
 from bench.errors import UsageError
 
 CLASSES, STEPS = 6, 40
@@ -96,7 +98,7 @@ def test_a_rival_learns_and_is_found_again(kind: TopLayerKind, dataset: Dataset,
     assert record.status == "ok"
     assert record.validation_accuracy is not None
     assert record.validation_accuracy > 0.8  # 0.5 are of the first class
-    model = model_of(asked.members[0], asked.recipe, dataset.facts, tmp_path, class_frequencies(dataset))
+    model = model_of(asked.members[0], asked.recipe, dataset.facts, tmp_path, dataset.class_frequencies())
     images = dataset.validation.images(torch.arange(len(dataset.validation)))
     with torch.inference_mode():
         log_prob = model(images)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from bench.accuracy.plan import Request
+from bench.accuracy.request import Request
 from bench.accuracy.run import load
 from bench.accuracy.settings import PAPER_LOSSES
 from bench.schemas import schemas

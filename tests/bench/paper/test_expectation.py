@@ -1,6 +1,7 @@
 import pytest
 
-from bench.accuracy.plan import Request, plan
+from bench.accuracy.plan import plan
+from bench.accuracy.request import Request
 from bench.errors import UsageError
 from bench.paper.expectation import agreed, demand_of, step_seconds, training_demand
 from bench.paper.parts import AccuracyPart, Options, Size, SpeedPart

@@ -3,8 +3,9 @@ from pathlib import Path
 import torch
 
 from bench.accuracy import data
-from bench.accuracy.plan import Request, plan, plan_of
+from bench.accuracy.plan import plan, plan_of
 from bench.accuracy.records import Manifest
+from bench.accuracy.request import Request
 
 
 def test_the_digits_need_no_files(tmp_path):

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.accuracy import grid
-from bench.accuracy.plan import Request
 from bench.accuracy.ranks import Alone, Place, agree, refuse_drift
 from bench.accuracy.ranks.agreement import first_difference, flattened
+from bench.accuracy.request import Request
 from bench.errors import UsageError
 
 FACTS: dict[str, Any] = {

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from archs.swapping import without_top
+from bench.accuracy import evaluation
 from bench.accuracy.data import Dataset, from_arrays
 from bench.accuracy.evaluation import evaluate
-from bench.accuracy.ranks import evaluation as over_ranks
 from bench.accuracy.ranks import shares
 from bench.accuracy.ranks.evaluation import OwnLayer, evaluate_over_ranks, features_fit
 from bench.accuracy.settings import Member
@@ -121,5 +121,5 @@ def test_features_that_one_rank_has_no_room_for_are_held_by_none(
 ) -> None:
     needed = 4 * FEATURES * len(dataset.train)
     for free, fits in ((4 * needed, True), (4 * needed - 1, False)):
-        monkeypatch.setattr(over_ranks, "free_bytes", lambda device, free=free: free)
+        monkeypatch.setattr(evaluation, "free_bytes", lambda device, free=free: free)
         assert as_threads(2, lambda ranks: features_fit(dataset, FEATURES, CPU, ranks)) == [fits] * 2

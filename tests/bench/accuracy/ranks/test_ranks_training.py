@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from archs import SingleLogit
 from archs.registry import from_module
 from bench.accuracy.checkpoints import CheckpointFolder
+from bench.accuracy.models import model_of, sharded_model_of, top_path
 from bench.accuracy.ranks import ALONE, ShardedCheckpoints, shares
-from bench.accuracy.settings import Recipe
-from bench.accuracy.training import _digest, model_of, refuse_unfit_step, sharded_model_of, top_path, train
+from bench.accuracy.training import _digest, train
 from bench.errors import UsageError
 
 PROGRAMS = Path(__file__).with_name("training_programs.py")
@@ -211,36 +211,6 @@ def test_what_a_checkpoint_holds(gone_on: Any) -> None:
 
 
 # --- other numbers of ranks
-
-
-@pytest.mark.parametrize(
-    ("asked", "there", "line"),
-    [
-        (2, 3, "a training of 2 ranks, .* 3 ranks would carry it out: start 2 with torchrun"),
-        (3, 1, "a training of 3 ranks, .* 1 rank would carry it out: start 3 with torchrun"),
-        (1, 2, "a training of 1 rank, .* 2 ranks would carry it out: start it without torchrun"),
-    ],
-)
-def test_another_number_of_ranks_is_refused_with_both(asked: int, there: int, line: str) -> None:
-    with pytest.raises(UsageError, match=line):
-        refuse_unfit_step(Recipe(network="mlp", steps=1, ranks=asked), there)
-
-
-@pytest.mark.parametrize(
-    ("fields", "line"),
-    [
-        ({"top_layer_step": "in-place"}, "every rank holds cannot step .* add --shard-top-layer"),
-        ({"shard_top_layer": True}, "as a dense step needs; give --top-layer-step in-place"),
-        ({"shard_top_layer": True, "top_layer_step": "chunked", "dtype": "float16"}, "--dtype float16 .*rows: give"),
-        ({"compile": "default"}, "--compile default: .* leave it out"),
-        ({"batch_size": 2}, "minibatches of 2 examples over 3 ranks"),
-        ({"batch_size": 4, "accumulation": 2}, "micro-batches of 2 examples over 3 ranks"),
-    ],
-)
-def test_what_ranks_cannot_do_is_refused_in_one_line(fields: dict[str, Any], line: str) -> None:
-    with pytest.raises(UsageError, match=line) as refused:
-        refuse_unfit_step(Recipe(**{"network": "mlp", "steps": 1, "ranks": 3, **fields}), 3)
-    assert "\n" not in str(refused.value)
 
 
 def test_members_and_data_that_ranks_cannot_take_are_refused() -> None:
