@@ -11,6 +11,8 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from archs.linear_rows import MakeTop
+
 #: (feature maps, kernel size) of each convolution; max-pooling follows every second one.
 CONVOLUTIONS = ((128, 5), (128, 1), (256, 5), (256, 1), (512, 5), (512, 1))
 
@@ -21,15 +23,17 @@ DENSE_UNITS = 1024
 SMALLEST_IMAGE = 8
 
 
-def linear(input_shape: Sequence[int], classes: int) -> nn.Sequential:
+def linear(input_shape: Sequence[int], classes: int, make_top: MakeTop = nn.Linear) -> nn.Sequential:
     """One linear layer on the flattened example: (m, *input_shape) -> (m, classes); a head on features that are fixed.
 
     Weights are drawn from torch's global generator.
     """
-    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(input_shape), classes))
+    return nn.Sequential(nn.Flatten(), make_top(math.prod(input_shape), classes))
 
 
-def mlp(input_shape: Sequence[int], classes: int, hidden: Sequence[int] = (500, 500)) -> nn.Sequential:
+def mlp(
+    input_shape: Sequence[int], classes: int, make_top: MakeTop = nn.Linear, *, hidden: Sequence[int] = (500, 500)
+) -> nn.Sequential:
     """Fully connected layers on the flattened example: (m, *input_shape) -> (m, classes).
 
     Paper, Sect. 6.1: two hidden layers of 500 units for MNIST. Weights are drawn from torch's global generator.
@@ -39,10 +43,10 @@ def mlp(input_shape: Sequence[int], classes: int, hidden: Sequence[int] = (500, 
     for units in hidden:
         layers += [nn.Linear(features, units, bias=False), nn.BatchNorm1d(units), nn.ReLU()]
         features = units
-    return nn.Sequential(*layers, nn.Linear(features, classes))
+    return nn.Sequential(*layers, make_top(features, classes))
 
 
-def six_layer_cnn(input_shape: Sequence[int], classes: int) -> nn.Sequential:
+def six_layer_cnn(input_shape: Sequence[int], classes: int, make_top: MakeTop = nn.Linear) -> nn.Sequential:
     """Six convolutional layers and a dense one: (m, channels, height, width) -> (m, classes).
 
     Paper, Sect. 6.1: 5x5 and 1x1 kernels in turn, padded so that the size stays; 3x3 max-pooling of stride 2 after the
@@ -66,4 +70,4 @@ def six_layer_cnn(input_shape: Sequence[int], classes: int) -> nn.Sequential:
             height, width = math.ceil(height / 2), math.ceil(width / 2)
     dense = nn.Linear(features * height * width, DENSE_UNITS, bias=False)
     layers += [nn.Flatten(), dense, nn.BatchNorm1d(DENSE_UNITS), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(DENSE_UNITS, classes))
+    return nn.Sequential(*layers, make_top(DENSE_UNITS, classes))

@@ -93,14 +93,13 @@ class Demand:
         return max(while_stepping, CHECKPOINT_COPIES * kept) if self.in_host_memory else while_stepping
 
     def _of_a_split_layer(self, kept: int, while_stepping: int) -> int:
-        """Its rows go to a checkpoint straight from where they are; but each rank begins with the whole layer."""
+        """Its rows go to a checkpoint straight from where they are; one is read beside the rows that it replaces."""
         while_stepping += _FLOAT_BYTES * GATHERED_COPIES * self.examples * self.features
         if not self.in_host_memory:
             return while_stepping
         backbone = _FLOAT_BYTES * self.backbone_parameters
-        beginning = _FLOAT_BYTES * self.classes * (self.features + 1) + self.weight_bytes + backbone
         saving = kept + (CHECKPOINT_COPIES - 1) * (1 + self.states) * backbone
-        return max(while_stepping, beginning, saving)
+        return max(while_stepping, saving + self.weight_bytes)
 
     def words(self, step: TopLayerStep) -> str:
         """What it needs, in a refusal's words."""

@@ -15,12 +15,19 @@ from bench.errors import UsageError
 
 
 def network_of(
-    member: Member, recipe: Recipe, facts: DatasetFacts, frequencies: Tensor | None, *, prior_bias: bool
+    member: Member,
+    recipe: Recipe,
+    facts: DatasetFacts,
+    frequencies: Tensor | None,
+    *,
+    prior_bias: bool,
+    rows: slice | None = None,
 ) -> nn.Module:
     """The network that a member starts from, with the weights of its seed.
 
     frequencies: of the classes in the training split, (classes,): they decide the shape of a rival of the full layer,
     and a member without one needs none. prior_bias: whether its top layer's bias starts at the prior of its classes.
+    rows: of the top layer that are wanted, all if none are given.
     """
     return networks.build(
         recipe.network,
@@ -31,6 +38,7 @@ def network_of(
         auxiliary=recipe.auxiliary_weight > 0,
         top_layer=top_layer_of(member),
         frequencies=frequencies,
+        rows=rows,
     )
 
 

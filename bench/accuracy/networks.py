@@ -7,19 +7,21 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from archs import registry, rivals, small
+from archs.linear_rows import MakeTop, linear_of_rows
 from archs.rivals import TopLayerKind
 from archs.top_layer import UnsupportedNetwork, locate
 from bench.accuracy.losses import prior_bias as bias_of_prior
 from bench.errors import UsageError
 
 #: The small networks, which take the shape of any data that fit them.
-SMALL: Mapping[str, Callable[[Sequence[int], int], nn.Sequential]] = {
+SMALL: Mapping[str, Callable[[Sequence[int], int, MakeTop], nn.Sequential]] = {
     "mlp": small.mlp,
     "cnn": small.six_layer_cnn,
     "linear": small.linear,
@@ -45,6 +47,7 @@ def build(
     auxiliary: bool = False,
     top_layer: TopLayerKind = "full",
     frequencies: Sequence[float] | torch.Tensor | None = None,
+    rows: slice | None = None,
 ) -> nn.Module:
     """The network of that name with `classes` logits, in training mode, on the CPU.
 
@@ -53,19 +56,23 @@ def build(
     starts at -log(classes - 1) (bench.accuracy.losses.prior_bias). With `auxiliary` Inception-v3 keeps its auxiliary
     head, with a layer of `classes` of its own, and returns (logits, auxiliary logits) in training mode. With a rival as
     `top_layer` it returns log-probabilities; `frequencies` of the classes, (classes,), decide that layer's shape, and
-    everything below it starts as below a full layer.
+    everything below it starts as below a full layer. With `rows` the top layer has these alone, of `classes` that are
+    never held together.
 
     Raises UsageError for an unknown name, fewer than 2 classes, a network that does not fit the data, and a rival
-    together with a prior bias or an auxiliary head.
+    together with a prior bias or an auxiliary head; ValueError for rows of either.
     """
     if classes < 2:
         raise UsageError(f"{classes} class leaves nothing to tell apart; give data of 2 classes or more")
     if top_layer != "full" and (prior_bias or auxiliary):
         what = "a prior bias, and a rival has no bias" if prior_bias else "an auxiliary head, which is a full layer"
         raise UsageError(f"{top_layer} cannot be trained with {what}; leave one of them out")
+    if rows is not None and (top_layer != "full" or auxiliary):
+        raise ValueError("only a full top layer, without an auxiliary head beside it, has rows of one class each")
+    make_top: MakeTop = nn.Linear if rows is None else partial(linear_of_rows, rows=rows)
     with torch.random.fork_rng(devices=[]), _refusing(name):
         torch.manual_seed(seed)
-        network, tops = _initialised(name, tuple(input_shape), classes, auxiliary=auxiliary)
+        network, tops = _initialised(name, tuple(input_shape), classes, auxiliary=auxiliary, make_top=make_top)
         if top_layer != "full":
             network = _with_rival(network, tops[0], top_layer, frequencies)
     if prior_bias:
@@ -116,20 +123,22 @@ def _refusing(name: str) -> Iterator[None]:
 
 
 def _initialised(
-    name: str, shape: tuple[int, ...], classes: int, *, auxiliary: bool
+    name: str, shape: tuple[int, ...], classes: int, *, auxiliary: bool, make_top: MakeTop = nn.Linear
 ) -> tuple[nn.Module, list[nn.Linear]]:
     """The network, and the linear layers that make its logits."""
     if auxiliary:
         return _with_auxiliary_head(name, shape, classes)
     if name in SMALL:
-        made = SMALL[name](shape, classes)
+        made = SMALL[name](shape, classes, make_top)
         top = made[-1]
         assert isinstance(top, nn.Linear)
         return made, [top]
-    return _from_registry(name, shape, classes)
+    return _from_registry(name, shape, classes, make_top)
 
 
-def _from_registry(name: str, shape: tuple[int, ...], classes: int) -> tuple[nn.Module, list[nn.Linear]]:
+def _from_registry(
+    name: str, shape: tuple[int, ...], classes: int, make_top: MakeTop
+) -> tuple[nn.Module, list[nn.Linear]]:
     known = registry.find(name, shape[-1] if len(shape) == 3 else None)
     if known.input_shape != shape:
         raise ValueError(
@@ -139,7 +148,7 @@ def _from_registry(name: str, shape: tuple[int, ...], classes: int) -> tuple[nn.
     place = locate(network, shape)
     if not place.plain:
         raise ValueError("its top layer is not one linear layer on each example; use another network")
-    top = nn.Linear(place.features, classes, bias=place.bias)
+    top = make_top(place.features, classes, bias=place.bias)
     if not place.path:
         return top, [top]
     network.set_submodule(place.path, top)

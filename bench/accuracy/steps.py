@@ -74,7 +74,7 @@ class Learner:
         unless its top layer steps densely. `ranks`: those of this training, of one network alone, by a loss of
         bench.accuracy.losses over `classes`; what it is given of a minibatch are then this rank's examples.
 
-        A top layer that is split over ranks leaves `module`, and its own rows are `sharded`.
+        A top layer that is split over ranks has this rank's rows alone. It leaves `module`, and is `sharded`.
 
         Raises ValueError for several networks or no path there, and for float16 with a top layer that steps in place:
         the optimiser passes over steps whose scaled gradients overflow, and the layer would not. UsageError for fewer
@@ -185,7 +185,7 @@ class Learner:
             return DenseStep(layer, loss if self.ranks.size == 1 else self._global(loss), self._precision)
         if not isinstance(layer, nn.Linear) or not isinstance(loss, Configured):
             raise ValueError("chunks of classes are those of a linear layer, by a loss of bench.accuracy.losses")
-        over_chunks = chunked_loss(loss, layer.out_features)
+        over_chunks = chunked_loss(loss, self._classes if self.recipe.shard_top_layer else layer.out_features)
         in_place = self.recipe.top_layer_step == "in-place"
         if self.recipe.dtype == "float16" and (in_place or self.recipe.shard_top_layer):
             raise ValueError("a top layer that steps in place, or is split, cannot pass over steps, as float16 needs")
@@ -202,14 +202,11 @@ class Learner:
         return GlobalChunkedStep(layer, over_chunks, self._division)
 
     def _sharded_step(self, layer: nn.Linear, loss: ChunkedLoss | SampledLoss, rate: float) -> ShardedStep:
-        """This rank's rows alone, on the device; the layer is left to whoever else holds it."""
+        """Of this rank's rows, which are all that `layer` has."""
         in_place = self.recipe.top_layer_step == "in-place"
-        held = ShardedTopLayer.of_layer(layer, loss.form, self.ranks)
-        held.weight = nn.Parameter(held.weight.to(self.device), requires_grad=not in_place)
-        if held.bias is not None:
-            held.bias = nn.Parameter(held.bias.to(self.device), requires_grad=not in_place)
-        self.sharded = held
-        return ShardedStep(held, loss, self._division, in_place, rate, self.recipe.weight_decay)
+        placed = layer.to(self.device).requires_grad_(not in_place)
+        self.sharded = ShardedTopLayer(placed.weight, placed.bias, loss.form, self.ranks)
+        return ShardedStep(self.sharded, loss, self._division, in_place, rate, self.recipe.weight_decay)
 
     def _optimiser_of_own_rows(self, rate: float) -> torch.optim.Optimizer | None:
         """Of a split layer's rows here, apart from that of what every rank has; none where they step in place."""

@@ -39,6 +39,7 @@ from bench.accuracy.ranks import (
     on_each,
     on_first,
     refuse_drift,
+    shares,
     write_network,
 )
 from bench.accuracy.records import CurvePoint, DatasetFacts, Training
@@ -222,9 +223,15 @@ class _Trainer:
         self._noise = [_noise_of(member, device) for member in work.members]
         frequencies = dataset.class_frequencies()
         settings = {setting.key: setting for setting in work.losses}
+        own_rows = shares(dataset.facts.classes, ranks.size)[ranks.rank] if recipe.shard_top_layer else None
         made = [
             network_of(
-                member, recipe, dataset.facts, frequencies, prior_bias=starts_at_prior(recipe, settings[member.loss])
+                member,
+                recipe,
+                dataset.facts,
+                frequencies,
+                prior_bias=starts_at_prior(recipe, settings[member.loss]),
+                rows=own_rows,
             )
             for member in work.members
         ]

@@ -34,6 +34,23 @@ def test_a_registered_network_gets_a_fresh_top_layer() -> None:
     assert locate(network, (3, 32, 32)).path == "fc"
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn", "linear", "torchvision/resnet18"])
+@pytest.mark.parametrize("prior_bias", [False, True])
+def test_rows_of_the_top_layer_are_those_of_the_whole(name: str, prior_bias: bool) -> None:
+    rows = slice(3, 9)
+    whole = networks.build(name, (3, 32, 32), 11, seed=5, prior_bias=prior_bias).state_dict()
+    some = networks.build(name, (3, 32, 32), 11, seed=5, prior_bias=prior_bias, rows=rows).state_dict()
+    top = {"torchvision/resnet18": "fc"}.get(name, list(whole)[-1].removesuffix(".bias"))
+    for key, tensor in whole.items():
+        assert torch.equal(some[key], tensor[rows] if key.startswith(f"{top}.") else tensor), key
+
+
+def test_rows_are_those_of_a_full_layer_alone() -> None:
+    for fields in ({"top_layer": "adaptive"}, {"auxiliary": True}):
+        with pytest.raises(ValueError, match="only a full top layer"):
+            networks.build("mlp", SHAPE, 10, seed=0, rows=slice(0, 5), **fields)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["mlp", "linear", "torchvision/resnet18"])
 def test_the_prior_is_where_the_bias_starts(name: str) -> None:
     network = networks.build(name, (3, 32, 32), 11, seed=0, prior_bias=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from archs import rivals
 from bench.accuracy import losses
 from bench.accuracy.batches import BatchOrder
-from bench.accuracy.ranks import ALONE, own_noise, places_of_ranks
+from bench.accuracy.ranks import ALONE, own_noise, places_of_ranks, shares
 from bench.accuracy.ranks.top_steps import form_over
 from bench.accuracy.settings import LossSetting, Recipe
 from bench.accuracy.steps import Learner, parted
@@ -67,11 +67,26 @@ def recipe(**fields: Any) -> Recipe:
     return Recipe(**{"network": "mlp", "steps": STEPS, "batch_size": BATCH, "weight_decay": 0.01, **fields})
 
 
+def of_rank_in(network: nn.Sequential, recipe: Recipe, ranks: Any) -> nn.Sequential:
+    """A copy that has this rank's rows alone where the top layer is split."""
+    made = copy.deepcopy(network)
+    if recipe.shard_top_layer:
+        rows = shares(CLASSES, ranks.size)[ranks.rank]
+        made[-1].weight, made[-1].bias = (nn.Parameter(each.detach()[rows]) for each in made[-1].parameters())
+    return made
+
+
 def trained(ranks: Any, asked: Recipe, loss: Any, network: nn.Sequential) -> dict[str, Any]:
     """Losses, and weights with the rows of all ranks put together."""
     top = str(len(network) - 1)
     learner = Learner(
-        [copy.deepcopy(network)], [loss], [0.3], asked, top=top if parted(asked) else None, ranks=ranks, classes=CLASSES
+        [of_rank_in(network, asked, ranks)],
+        [loss],
+        [0.3],
+        asked,
+        top=top if parted(asked) else None,
+        ranks=ranks,
+        classes=CLASSES,
     )
     own = places_of_ranks(asked.batch_size, asked.accumulation, ranks.size)[ranks.rank]
     found = []
@@ -199,7 +214,7 @@ def test_ranks_step_on_a_gpu_as_one_process_does_there(
     def stepped(ranks: Any, fields: dict[str, Any]) -> dict[str, Tensor]:
         asked = recipe(device="cuda:0", accumulation=2, **fields)
         top = "2" if parted(asked) else None
-        network = copy.deepcopy(NETWORKS[False])
+        network = of_rank_in(NETWORKS[False], asked, ranks)
         learner = Learner([network], [on_gpu()], [0.3], asked, top=top, ranks=ranks, classes=CLASSES)
         own = places_of_ranks(BATCH, 2, ranks.size)[ranks.rank]
         for _ in range(STEPS):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bench.accuracy import losses, validation
 from bench.accuracy.data import Split
-from bench.accuracy.ranks import ALONE
+from bench.accuracy.ranks import ALONE, shares
 from bench.accuracy.settings import Recipe
 from bench.accuracy.steps import Learner
 from bench.accuracy.validation import validate
@@ -61,6 +61,15 @@ WAYS = {
 }
 
 
+def of_rank_in(network: nn.Sequential, recipe: Recipe, ranks: Any) -> nn.Sequential:
+    """A copy that has this rank's rows alone where the top layer is split."""
+    made = copy.deepcopy(network)
+    if recipe.shard_top_layer:
+        rows = shares(CLASSES, ranks.size)[ranks.rank]
+        made[-1].weight, made[-1].bias = (nn.Parameter(each.detach()[rows]) for each in made[-1].parameters())
+    return made
+
+
 def found_by(ranks: Any, name: str, fields: dict[str, Any], examples: int) -> tuple[float, float, Tensor]:
     key, hyperparameters = CASES[name]
     loss = losses.configured(
@@ -72,7 +81,9 @@ def found_by(ranks: Any, name: str, fields: dict[str, Any], examples: int) -> tu
     )
     recipe = Recipe(network="mlp", steps=1, batch_size=BATCH, **fields)
     top = None if recipe.top_layer_step == "dense" else "3"
-    learner = Learner([copy.deepcopy(NETWORK)], [loss], [0.1], recipe, top=top, ranks=ranks, classes=CLASSES)
+    learner = Learner(
+        [of_rank_in(NETWORK, recipe, ranks)], [loss], [0.1], recipe, top=top, ranks=ranks, classes=CLASSES
+    )
     split = Doubles(examples)
     ((value, accuracy),) = validate(learner, split, 1, CLASSES)
     assert learner.module.training

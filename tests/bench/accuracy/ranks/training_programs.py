@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from archs.linear_rows import MakeTop
 from bench.accuracy import losses, networks, training
 from bench.accuracy.data import Dataset, from_arrays
 from bench.accuracy.events import Ended, Stepped
@@ -113,9 +114,9 @@ def spoilt_at_the_end(ranks: Ranks, case: str, path: Path) -> dict[str, Any]:
 # --- cut off, and gone on
 
 
-def dropping(shape: Any, classes: int) -> nn.Sequential:
+def dropping(shape: Any, classes: int, make_top: MakeTop) -> nn.Sequential:
     """Its masks are drawn from each rank's own generator, so that it shows whether that one went on."""
-    parts = (nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, classes))
+    parts = (nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.ReLU(), make_top(8, classes))
     return nn.Sequential(nn.Flatten(), *parts)
 
 
