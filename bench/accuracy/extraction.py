@@ -22,6 +22,7 @@ from archs import registry
 from archs.backbone import needed_of
 from archs.batch_norm import calibrate
 from archs.rows_on_disk import DISK_RESERVE_BYTES, TensorFile, UnusableFile, open_tensors
+from archs.swapping import without_top
 from archs.top_layer import TopLayer, UnsupportedNetwork, locate
 from bench.accuracy import data, networks
 from bench.accuracy.data import features, folders
@@ -207,8 +208,7 @@ def _backbone(request: ExtractionRequest, shape: tuple[int, ...]) -> tuple[nn.Mo
     top = _top_of(network, shape, request.arch)
     if not top.path:
         raise UsageError(f"{request.arch} is a top layer alone, with no features before it; name another network")
-    network.set_submodule(top.path, nn.Identity())
-    return network, top.features
+    return without_top(network, top.path), top.features
 
 
 def _top_of(network: nn.Module, shape: tuple[int, ...], arch: str) -> TopLayer:
