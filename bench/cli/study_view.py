@@ -90,12 +90,12 @@ class PlainView(QuietView):
         self._next = self._clock() + PLAIN_S
 
     def update(self, run: StudyRun, progress: Progress) -> None:
-        """A line for what is done next and for each training that ended; progress every PLAIN_S seconds at most."""
+        """What is done next and each training that ended; every PLAIN_S seconds how far those under way are."""
         self._tell_ended(run)
         if progress.doing != self._doing:
             self._doing = progress.doing
             self._console.print(progress.doing, soft_wrap=True)
-        if self._clock() >= self._next:
+        if progress.running and self._clock() >= self._next:
             self._next = self._clock() + PLAIN_S
             self._console.print(plain_words(shown(progress)), soft_wrap=True)
 

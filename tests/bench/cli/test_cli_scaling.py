@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 
+from bench.accuracy.events import Stepped
 from bench.cli import studying
 from bench.cli.study_view import LiveView, PlainView, shown
 from bench.scaling import study
@@ -227,6 +228,33 @@ def test_a_terminal_is_redrawn_and_told_what_ended(plain: tuple[Any, Path], only
         assert "5 classes, search: ce-lr0.01-seed0: 10 steps" in stream.getvalue()
         assert "5 classes: search" in stream.getvalue()
     assert shown(Progress("x", 1, 2)).trainings_done == 1
+
+
+def test_a_log_is_told_how_far_trainings_are_only_while_there_are_any(plain: tuple[Any, Path], only: Only) -> None:
+    import io
+
+    from rich.console import Console
+
+    run = load(only(plain[1]))
+    stream, times = io.StringIO(), iter(range(0, 10_000, 1000))
+    view = PlainView(stream, console=Console(file=stream, width=100), clock=lambda: next(times))
+    view.start(run)
+    under_way = Stepped(
+        members=(run.trainings[0].training.member,),
+        step=5,
+        steps=20,
+        training_losses=(0.7,),
+        validation_accuracies=(None,),
+        steps_per_s=2.0,
+    )
+    began = len(stream.getvalue())
+    view.update(run, Progress("5 classes: training", 3, 8, (under_way,)))
+    view.update(run, Progress("5 classes: the cost of a step of ce", 8, 8))
+    view.update(run, Progress("5 classes: the cost of a step of ce", 8, 8))
+    lines = stream.getvalue()[began:].splitlines()
+    assert lines[0] == "5 classes: training"
+    assert lines[1].startswith("3 of 8 trainings")
+    assert lines[2:] == ["5 classes: the cost of a step of ce"]
 
 
 def test_the_object_of_a_study_without_points_is_valid(plain: tuple[Any, Path], only: Only) -> None:

@@ -280,7 +280,8 @@ def test_the_speed_run_is_part_of_a_study_and_done_again_if_it_was_cut_off(
     assert run.manifest.status == "complete"
     assert run.speed is not None
     assert run.speed.manifest.protocol.classes == (1, 5, 7)
-    assert (run.speed.manifest.settings[0].arch, run.speed.manifest.settings[0].input_shape) == ("linear", (8,))
+    setting = run.speed.manifest.settings[0]
+    assert (setting.arch, setting.input_shape, setting.block) == ("linear", (8,), 2)
     assert run.path is not None
     again = load(run.path)
     assert again.speed is not None
