@@ -5,8 +5,10 @@
     step, ms  | memory, GB     of training, where it was measured
 
 A marker is filled where the model has converged, hollow where it has not, half filled where that cannot be told.
-Losses are told apart by colour and by marker. Points of one class count are moved apart sideways, in the order of the
-legend, so that their intervals do not cover one another; a line is broken where a class count is missing.
+Losses are told apart by colour and by marker. Losses at one class count are moved apart sideways, in the order of the
+legend, so that their intervals do not cover one another; a little only, since of two steep lines the one further right
+looks lower. What they are read against, the optimum and all logits of CE, stands where the count is. A line is broken
+where a class count is missing.
 """
 
 import math
@@ -38,13 +40,12 @@ GRID = Grid(columns=3, panel=(2.6, 2.5), margins=(0.52, 0.55, 0.1, 0.3))
 LOSS_COLOURS = COLOURS[:-1]
 SPEED_COLOUR = "#333333"
 OPTIMUM: dict[str, Any] = {"color": "#000000", "linestyle": (0, (3.2, 1.6)), "linewidth": 1.1}
+OPTIMUM_INTERVAL: dict[str, Any] = {"color": "#000000", "alpha": 0.08, "linewidth": 0}
 WITHIN_MARGIN: dict[str, Any] = {"color": "#000000", "alpha": 0.12, "linewidth": 0}
 REFERENCE: dict[str, Any] = {"linestyle": (0, (1, 1.2)), "linewidth": 1.2}
 
 #: Losses at one class count take this share of the space between two counts.
-SPREAD = 0.55
-#: Where the reference stands: right of all losses, which are at -0.5 to 0.5; the optimum as far to the left.
-BESIDE = 0.7
+SPREAD = 0.36
 #: Space around a single class count, in decades.
 LONE_DECADES = 0.5
 
@@ -256,11 +257,10 @@ def _accuracy(axis: Axes, result: "Result", looks: dict[str, Look], across: Acro
         _say(axis, "no model has met the queries yet")
         return
     floor = min((point.value for point in points if point.value >= NO_ERROR), default=0.01) / BELOW
-    _line(axis, _lifted(optimum, floor), across, -BESIDE, marker="_", markersize=7, zorder=3, **OPTIMUM)
-    _bars(axis, optimum, across, -BESIDE, OPTIMUM["color"])
+    _line(axis, _lifted(optimum, floor), across, 0.0, marker="_", markersize=7, zorder=3, **OPTIMUM)
+    _band(axis, optimum, **OPTIMUM_INTERVAL)
     if every:
-        look = looks["ce"]
-        _series(axis, _lifted(every, floor), across, replace(look, place=BESIDE), thin=True)
+        _series(axis, _lifted(every, floor), across, replace(looks["ce"], place=0.0), thin=True)
     for look, found in series:
         _series(axis, _lifted(found, floor), across, look)
     for point in points:
@@ -357,6 +357,13 @@ def _bars(axis: Axes, points: Sequence[Point], across: Across, place: float, col
             )
 
 
+def _band(axis: Axes, points: Sequence[Point], **style: Any) -> None:
+    """The intervals of a line that has one at every class count."""
+    whole = [point for point in points if point.value >= NO_ERROR and point.low is not None and point.high is not None]
+    low, high = ([getattr(point, end) for point in whole] for end in ("low", "high"))
+    axis.fill_between([point.classes for point in whole], low, high, **style)
+
+
 def _log_axis(axis: Axes, points: Sequence[Point]) -> None:
     """Limits that show all points and, as far as LONGEST_INTERVAL, their intervals; round ticks."""
     least, most = min(point.value for point in points), max(point.value for point in points)
@@ -418,8 +425,9 @@ def _caption(result: "Result") -> str:
     asked = manifest.queries
     lines = [
         "Solid lines: by the logit of the class alone, trained with each loss. Dotted: by the log-odds from all logits "
-        "of CE. Dashed: by the posterior log-odds, which no score can be expected to beat. Bars: 95 % intervals, over "
-        "queries and seeds (of a step's time: quartiles); cut at the edge of a panel. Hollow: the error at half of the "
+        "of CE. Dashed: by the posterior log-odds, which no score can be expected to beat. Bars, and the grey around "
+        "the dashed line: 95 % intervals, over queries and seeds (of a step's time: quartiles); cut at the edge of a "
+        "panel. Hollow: the error at half of the "
         "steps differs by more than a factor of 1.10, so the model, or CE's where it is compared with that, has not "
         "converged. 0: no error. Grey band: within the margin of 10 %, where an interval that ends in it or below is "
         "parity.",

@@ -5,6 +5,7 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgba
 
 from bench.scaling.run import optimum_name
@@ -95,8 +96,21 @@ def test_points_stand_at_their_errors_with_their_intervals(make_study) -> None:
     rows = [row for row in Result.of(run).rows if row.loss == "self-norm" and row.single is not None]
     axis = drawn(run).axes[0]
     assert [line.get_ydata()[0] for line in markers(axis, "s")] == [row.single.error for row in rows]
-    ends = {tuple(np.round(part[:, 1], 12)) for bars in axis.collections for part in bars.get_segments()}
+    bars = [each for each in axis.collections if isinstance(each, LineCollection)]
+    ends = {tuple(np.round(part[:, 1], 12)) for each in bars for part in each.get_segments()}
     assert {(round(row.single.low, 12), round(row.single.high, 12)) for row in rows} <= ends
+
+
+def test_the_optimum_and_all_logits_of_ce_stand_where_their_class_count_is(make_study) -> None:
+    """So that of two steep lines the lower one is the one that looks lower."""
+    run = make_study(("ce", "self-norm"), (100, 1000))
+    axis = drawn(run).axes[0]
+    dashed = [line for line in axis.lines if line.get_linestyle() == "--"]
+    assert [list(line.get_xdata()) for line in dashed] == [[100, 1000, 100_000]] * 2
+    (band,) = (each for each in axis.collections if isinstance(each, PolyCollection))
+    optima = [each for _, each in Result.of(run).optima]
+    ends = {each.low for each in optima} | {each.high for each in optima}
+    assert set(band.get_paths()[0].vertices[:, 1]) == ends
 
 
 def test_a_line_is_broken_where_a_class_count_is_missing(make_study) -> None:
