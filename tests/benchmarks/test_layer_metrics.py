@@ -1,8 +1,8 @@
 """Measures straight from a layer: at most 1.5 times its bare matrix product, and 2 GB beyond weight and features.
 
-The figure is for 50,000 examples x 370,727 classes with 512 features: 1.9e13 operations, minutes for each of many turns
-on a few cores. So time is compared at sizes at which a product takes about a second, in turn, and memory at full size
-with 8 features, which changes no block that is held.
+The figure is for 50,000 examples x 370,727 classes with 512 features: 1.9e13 operations, minutes for each turn on a few
+cores. So time is compared in many turns at a tenth of both, and memory at full size with 8 features, which changes no
+block that is held; the figure itself is measured once, by the test that is slow.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -21,17 +22,21 @@ from numpy.typing import NDArray
 from bench.accuracy.metrics import LayerLogits, measure
 from bench.accuracy.metrics.reading import first_pass
 from bench.accuracy.metrics.streams import chunks
-from bench.machine.memory import reset_peak_rss
+from bench.machine.memory import peak_rss, reset_peak_rss
 
 pytestmark = pytest.mark.benchmark
 
 FEATURES = 512
+EXAMPLES, CLASSES = 50_000, 370_727
 TIMES_THE_PRODUCT = 1.5
+#: Where every class has positives all false scores are counted, of a product of which nothing is left out.
+TIMES_WITH_ALL_COUNTED = 2.0
 ROUNDS = 7
 MOST_BYTES = 2 * 10**9
 
-#: Examples and classes: with the first nearly all classes have positives, with the second a fifth of them.
-SIZES = {"more examples": (20_000, 5_000), "more classes": (5_000, 20_000)}
+#: Examples and classes: with the first, which has the figure's proportions, an eighth of the classes have
+#: positives, with the second nearly all of them.
+SIZES = {"the figure's shape": (5_000, 37_073), "more examples": (20_000, 5_000)}
 
 
 class EveryClass(LayerLogits):
@@ -89,15 +94,16 @@ def test_single_logits_cost_little_more_than_the_product(
     found = compare(cases, ROUNDS)
     for name in ("measure", "every class"):
         say_ratio(f"{name} / product", found.ratio(name, "product"))
-    assert found.ratio("every class", "product").estimate <= TIMES_THE_PRODUCT
-    assert found.ratio("measure", "product").estimate <= TIMES_THE_PRODUCT
+    bound = TIMES_THE_PRODUCT if size == "the figure's shape" else TIMES_WITH_ALL_COUNTED
+    assert found.ratio("measure", "product").estimate <= bound
+    assert found.ratio("every class", "product").estimate <= TIMES_WITH_ALL_COUNTED
 
 
 def test_log_odds_cost_little_more_than_the_product_and_their_partitions(
     compare: Callable[..., Any], say: Callable[..., None], say_ratio: Callable[..., None]
 ) -> None:
     """With more classes than examples, as in the figure: the second product is of the classes with positives."""
-    case = Case(*SIZES["more classes"], 3.0)
+    case = Case(*SIZES["the figure's shape"], 3.0)
     cases = {
         "product": timed(case.product),
         "partitions": timed(case.partitions),
@@ -110,6 +116,41 @@ def test_log_odds_cost_little_more_than_the_product_and_their_partitions(
     without = (whole - (partitions - product)) / product
     say(f"all / product, less the partitions' own share: {without:.2f}", without_partitions=without)
     assert without <= TIMES_THE_PRODUCT
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    psutil.virtual_memory().available < 4 * 10**9, reason="weight, features and one copy of a part need 4 GB of memory"
+)
+@pytest.mark.skipif(
+    not reset_peak_rss(), reason="this kernel does not let a process reset its peak (proc/self/clear_refs)"
+)
+def test_the_figure_itself(benchmark: Any, say: Callable[..., None]) -> None:
+    """Each once, one after the other: about ten minutes on two cores."""
+    case = Case(EXAMPLES, CLASSES, 3.0)
+    cases = {
+        "product": case.product,
+        "single": lambda: measure(case.layer, case.labels),
+        "all": lambda: measure(case.layer, case.labels, score="all"),
+        "partitions": case.partitions,
+    }
+    seconds, held = {}, {}
+
+    def in_turn() -> None:
+        for name, work in cases.items():
+            reset_peak_rss()
+            before = peak_rss()
+            seconds[name] = timed(work)(0)
+            held[name] = peak_rss() - before
+
+    benchmark.pedantic(in_turn, rounds=1, iterations=1)
+    for name in cases:
+        say(f"{name}: {seconds[name]:.0f} s, {held[name] / 1e6:.0f} MB", **{name: [seconds[name], float(held[name])]})
+    single = seconds["single"] / seconds["product"]
+    log_odds = (seconds["all"] - seconds["partitions"]) / seconds["product"] + 1
+    say(f"single / product: {single:.2f}; all / product, less the partitions' own share: {log_odds:.2f}")
+    assert max(single, log_odds) <= TIMES_THE_PRODUCT
+    assert max(held.values()) <= MOST_BYTES
 
 
 MEASURE = """
@@ -133,16 +174,15 @@ json.dump({"bytes": peak_rss() - before, "auprc": found.auprc}, sys.stdout)
 @pytest.mark.skipif(
     not reset_peak_rss(), reason="this kernel does not let a process reset its peak (proc/self/clear_refs)"
 )
-@pytest.mark.parametrize(("score", "examples"), [("single", 50_000), ("all", 10_000)])
+@pytest.mark.parametrize(("score", "examples"), [("single", EXAMPLES), ("all", 10_000)])
 def test_memory_is_that_of_a_chunk(
     score: str, examples: int, benchmark: Any, say: Callable[..., None], pytestconfig: pytest.Config
 ) -> None:
     """Resident size beyond weight and features, whose logits would take 74 GB (of 10,000 examples, 15)."""
-    classes = 370_727
-    seen = benchmark.pedantic(in_fresh_process, args=(examples, classes, 8, score, pytestconfig.rootpath), rounds=1)
+    seen = benchmark.pedantic(in_fresh_process, args=(examples, CLASSES, 8, score, pytestconfig.rootpath), rounds=1)
     say(
-        f"{score}, {examples:,} x {classes:,}: {seen['bytes'] / 1e6:.0f} MB beyond weight and features; "
-        f"all logits would be {4 * examples * classes / 1e9:.0f} GB",
+        f"{score}, {examples:,} x {CLASSES:,}: {seen['bytes'] / 1e6:.0f} MB beyond weight and features; "
+        f"all logits would be {4 * examples * CLASSES / 1e9:.0f} GB",
         peak_bytes=seen["bytes"],
     )
     assert seen["bytes"] <= MOST_BYTES
